@@ -91,8 +91,8 @@ def _table(sheet: Sheet, paths: list[Path]) -> dict[Path, Labelled]:
 def _labels(file: Path, paths: list[Path]) -> dict[Path, Labelled]:
     try:
         labels = orjson.loads(file.read_bytes())
-        in_spans = isinstance(labels.get("clips"), dict)
-        known = _in_spans(labels["clips"]) if in_spans else _with_both_ends(labels)
+        spans = labels.get("clips")
+        known = in_spans(spans) if isinstance(spans, dict) else _with_both_ends(labels)
     except (ValueError, TypeError, AttributeError, LookupError) as reason:
         wanted = "expected contact and separation of each clip, or its labelled_span and events"
         raise ValueError(f"{file}: {reason}; {wanted}") from None
@@ -111,7 +111,7 @@ def _with_both_ends(labels: dict[str, Any]) -> dict[str, Labelled]:
     }
 
 
-def _in_spans(labels: dict[str, Any]) -> dict[str, Labelled]:
+def in_spans(labels: dict[str, Any]) -> dict[str, Labelled]:
     """The clips, by name, whose events are labelled in a span."""
     known = dict[str, Labelled]()
     for name, label in labels.items():
