@@ -15,9 +15,9 @@ from torch import Tensor
 
 from tocsin.models.domain import Shot
 from tocsin.models.live import live_verdicts
-from tocsin.models.touch import finder
+from tocsin.models.touch import finder, reach
 from tocsin.models.touch.domain import Touch
-from tocsin.models.touch.hands import HandDetector
+from tocsin.models.touch.hands import FINDER, JOINTS, NONE, FoundHand, HandDetector, joints_are_found, sided
 from tocsin.models.touch.model import TouchModel, load
 from tocsin.models.touch.truth import HANDS, KINDS
 from tocsin.pipelines.runtime import (
@@ -49,8 +49,12 @@ WAIT = "2s"
 """Time for which the windows wait for a camera that sends nothing."""
 CLOSE = 0.2
 """Lowest score of a frame that is kept: frames around an event, and around a near miss."""
-FINDER, NONE = "finder", "none"
-"""Values of the option `hands`: Tocsin's own detector, or no detector."""
+TRACK_MS, FRAME_MS = 350, 1000 / 30
+"""For how long a hand that is not found keeps its side, and the time of a frame."""
+EXPERIMENTAL = (
+    "without the joints of hands it finds few touches in real video; set hands to MediaPipe's model, see docs/touch.md"
+)
+"""Printed when the pipeline starts, where it does not find touches on real clips within 3 frames at a precision of one half."""
 NOTHING = NEVER
 """Stored instead of a frame number while a hand holds nothing."""
 SIDES = ("x0", "y0", "x1", "y1")
@@ -104,7 +108,9 @@ class TouchOptions(Options):
     Args:
         late: by how much frames of a camera may be out of order, in the unit of their time or as a duration; they wait for so long.
         roots: folders in which messages may say that their frames lie.
-        hands: what finds hands in frames that come without boxes: "finder", MediaPipe's model file, or "none".
+        hands: MediaPipe's model file, which finds the joints of hands, by which touches are then judged; or what finds hands in
+            frames that come without boxes: "finder", or "none".
+        contact, release: lowest score of such an event, 0 to 1; None: the model's own.
     """
 
     name: str = "touch"
@@ -112,6 +118,8 @@ class TouchOptions(Options):
     late: Lateness = 0
     roots: list[str] = Field(default_factory=list)
     hands: str = FINDER
+    contact: float | None = Field(default=None, gt=0, le=1)
+    release: float | None = Field(default=None, gt=0, le=1)
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -126,15 +134,19 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ModelError: there is no model, or it does not load.
     """
     model = Model.required(model, "touch")
-    network, o = model.load(load, training="tocsin train touch"), TouchOptions.read(options)
-    fields = frame_fields(*network.size, roots=o.roots)
+    o = TouchOptions.read(options)
+    by_joints = joints_are_found(o.hands)
+    loader: Callable[[Path, str], Judge] = _load_reach if by_joints else load
+    loaded = model.load(loader, training="tocsin train touch")
+    judge = loaded.with_thresholds(contact=o.contact, release=o.release)
+    fields = frame_fields(*judge.size, roots=o.roots)
     return Pipeline(
         name=o.name,
         topic=o.topic,
         schema=pa.schema([*FACTS, *BOXES, *fields]),
         key="camera",
         event_time="time",
-        stages=_stages(network, o, fields[1], model.device),
+        stages=_stages(judge, o, fields[1], model.device),
         results=RESULTS,
         rules=[
             AlertRule(
@@ -149,11 +161,18 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         truth=Truth(schema=REVIEW, key="camera", event_time="start", score=_live_scores),
         model_version=model.version,
         batch=Batch(rows=64, wait="20ms"),
+        experimental="" if by_joints else EXPERIMENTAL,
     )
 
 
-def _stages(network: TouchModel, o: TouchOptions, pixels: pa.Field, device: str) -> list[Stage]:
-    c = network.config
+Judge = TouchModel | reach.ReachModel
+
+
+def _load_reach(folder: Path, device: str) -> Judge:
+    return reach.load(folder)
+
+
+def _stages(judge: Judge, o: TouchOptions, pixels: pa.Field, device: str) -> list[Stage]:
     # Rows of an inactive camera leave `Reorder` before the windows close without them.
     reorder_wait = max(milliseconds(o.late) if isinstance(o.late, str) else o.late, 1000)
     wait = f"{max(milliseconds(WAIT), reorder_wait + 1000)}ms"
@@ -161,24 +180,31 @@ def _stages(network: TouchModel, o: TouchOptions, pixels: pa.Field, device: str)
         Reorder(late=o.late, wait=f"{reorder_wait}ms"),
         Gaps(by="sequence"),
         Pixels(pixels),
-        Boxes(_detector(o.name, o.hands, device)),
-        Encode(network.grey),
+        _hands(judge, o, device),
+        Encode(judge.grey),
         CenteredWindow(
             past=1,
             ahead=0,
             tensor="grey",
-            shape=network.size,
+            shape=judge.size,
             dtype=torch.uint8,
             name="pair",
             lapse=LAPSE,
             wait=wait,
-            without=() if c.eye.looks else ("pixels",),
+            without=() if isinstance(judge, TouchModel) and judge.config.eye.looks else ("pixels",),
         ),
-        EncodeFrame(network),
-        CenteredWindow(c.network.past, c.network.ahead, "seen", shape=[c.network.dim], lapse=LAPSE, wait=wait),
-        ScoreFrame(network),
-        CenteredWindow(c.decode.wait, c.decode.wait, "said", shape=[2, len(HANDS), len(KINDS)], lapse=LAPSE, wait=wait),
-        Touches(network),
+        EncodeFrame(judge),
+        CenteredWindow(judge.past, judge.ahead, "seen", shape=[judge.width], lapse=LAPSE, wait=wait),
+        ScoreFrame(judge),
+        CenteredWindow(
+            decides := judge.config.decode.wait,
+            decides,
+            "said",
+            shape=[2, len(HANDS), len(KINDS)],
+            lapse=LAPSE,
+            wait=wait,
+        ),
+        Touches(judge),
         Keep(when="keep", folder=f"frames/{o.name}", suffix=".jpg", into="frame"),
     ]
 
@@ -187,13 +213,57 @@ Detector = Callable[[Tensor], Tensor]
 """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, NaN for a hand that is not found."""
 
 
-def _detector(name: str, hands: str, device: str) -> Detector | None:
-    if hands == NONE:
-        return None
+def _hands(judge: Judge, o: TouchOptions, device: str) -> Stage:
+    """The stage that finds hands."""
     try:
-        return finder.load(device=device) if hands == FINDER else HandDetector(hands)
+        if isinstance(judge, TouchModel):
+            return Boxes(None if o.hands == NONE else finder.load(device=device))
+        return Joints(HandDetector(o.hands), judge.size)
     except ValueError as reason:
-        raise ConfigError(f"pipelines.{name}: {reason}") from None
+        raise ConfigError(f"pipelines.{o.name}: {reason}") from None
+
+
+class Joints(Stage):
+    """Finds the joints of hands: `tensors["joints"]`, `[B, 2, 2, 21, 2]`, in the previous frame and in the frame; see `reach`.
+
+    Args:
+        detector: finds the hands in frames.
+        size: rows and columns of frames.
+    """
+
+    def __init__(self, detector: Callable[[Tensor], list[list[FoundHand]]], size: tuple[int, int]) -> None:
+        self._detector, self._scale = detector, (float(size[1]), float(size[0]))
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {
+            "joints": Cell((len(HANDS), JOINTS, 2)),
+            "seen": Cell((len(HANDS),), torch.int64, NEVER),
+            "time": Cell(dtype=torch.int64, fill=NEVER),
+        }
+
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        joints, seen, time = state.cell("joints"), state.cell("seen"), state.cell("time")
+        found, now = self._detector(rows.tensors["pixels"]), ctx.times(rows)
+        both = torch.full((len(rows), 2, len(HANDS), JOINTS, 2), torch.nan)
+        for index in rows.rounds():
+            slots = rows.slots[index]
+            last, since, before = joints[slots], seen[slots], time[slots]
+            unseen = ((now[index, None] - since) / FRAME_MS).round().long() - 1
+            unseen = torch.where(now[index, None] - since <= TRACK_MS, unseen.clamp(min=0), -1)
+            sides = [
+                sided(found[row], last[at].numpy(), unseen[at].tolist(), self._scale)
+                for at, row in enumerate(index.tolist())
+            ]
+            current = torch.from_numpy(np.stack(sides))
+            here = ~current.isnan().any(3).any(2)
+            follows = (since == before[:, None]) & (now[index] - before <= milliseconds(LAPSE))[:, None]
+            both[index, 0] = torch.where(follows[..., None, None], last, torch.nan)
+            both[index, 1] = current
+            joints[slots] = torch.where(here[..., None, None], current, last)
+            seen[slots] = torch.where(here, now[index, None], since)
+            time[slots] = now[index]
+        return rows.without(*[f.name for f in BOXES]).with_tensors(joints=both)
 
 
 class Boxes(Stage):
@@ -221,15 +291,18 @@ class Boxes(Stage):
 
 
 class EncodeFrame(Stage):
-    """Encodes each frame as a vector, `tensors["seen"]`, and drops its pixels, its boxes and the pair of grey frames."""
+    """Encodes each frame as a vector, `tensors["seen"]`, and drops its pixels, its hands and the pair of grey frames."""
 
-    def __init__(self, model: TouchModel) -> None:
-        self._model = model
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         pairs, is_present = rows.tensors["pair"], rows.tensors["pair_there"]
         pairs[:, 0] = torch.where(is_present[:, :1, None], pairs[:, 0], pairs[:, 1])
-        encoded = self._model.encode(rows.tensors.get("pixels"), rows.tensors["boxes"], pairs)
+        if isinstance(self._judge, TouchModel):
+            encoded = self._judge.encode(rows.tensors.get("pixels"), rows.tensors["boxes"], pairs)
+        else:
+            encoded = self._judge.encode(rows.tensors["joints"], pairs) * is_present[:, :1]
         return Rows(rows.table, rows.slots, {}).with_tensors(seen=encoded)
 
 
@@ -252,11 +325,11 @@ def _messages(boxes: Tensor, fits: Tensor) -> list[str]:
 class ScoreFrame(Stage):
     """Scores the centre frame of each window, `tensors["said"]`."""
 
-    def __init__(self, model: TouchModel) -> None:
-        self._model = model
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        scores = self._model.predict(rows.tensors["window"], rows.tensors["window_there"])
+        scores = self._judge.predict(rows.tensors["window"], rows.tensors["window_there"])
         return Rows(rows.table, rows.slots, {}).with_tensors(said=scores)
 
 
@@ -267,8 +340,8 @@ class Touches(Stage):
     comes first. After a lapse the hand holds nothing.
     """
 
-    def __init__(self, model: TouchModel) -> None:
-        self._model = model
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
 
     @property
     def state(self) -> Mapping[str, Declared]:
@@ -279,7 +352,7 @@ class Touches(Stage):
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         since, time = state.cell("since"), state.cell("time")
-        scores, events = self._model.decide(rows.tensors["window"], rows.tensors["window_there"])
+        scores, events = self._judge.decide(rows.tensors["window"], rows.tensors["window_there"])
         now, sequence = ctx.times(rows), rows.column("sequence")
         reported_since, is_holding = (
             torch.empty(len(rows), len(HANDS), dtype=torch.int64),
@@ -315,8 +388,10 @@ def _columns(scores: Tensor, events: Tensor, since: Tensor, holds: Tensor) -> di
     return columns
 
 
-def _results(shots: Iterable[Shot], rate: float, folder: Path, version: str, hands: str) -> pl.DataFrame:
-    declared = pipeline({"hands": hands} if hands else {}, Model(folder, version, "auto"))
+def _results(
+    shots: Iterable[Shot], rate: float, folder: Path, version: str, options: Mapping[str, Any]
+) -> pl.DataFrame:
+    declared = pipeline(options, Model(folder, version, "auto"))
     return replay_clip(declared, shots, rate=rate, after="10s").table.sort("sequence")
 
 

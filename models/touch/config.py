@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tocsin.models import files
@@ -102,6 +102,14 @@ class DecodeConfig:
         """Score thresholds in the order of `truth.KINDS`."""
         return self.contact, self.release
 
+    def with_thresholds(self, contact: float | None, release: float | None) -> DecodeConfig:
+        """The same with other thresholds; None: as they are."""
+        return replace(
+            self,
+            contact=self.contact if contact is None else contact,
+            release=self.release if release is None else release,
+        )
+
     @property
     def wait(self) -> int:
         """Frames to either side of a frame that decide whether it is an event."""
@@ -109,12 +117,35 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True)
+class ReachConfig:
+    """How touches are judged by the joints of hands, see `tocsin.models.touch.reach`. Speeds are in sizes of the hand per frame.
+
+    Args:
+        past, ahead: frames before and after the judged frame.
+        moving: speed that a hand reaches before it touches, or after it lets go.
+        slow: speed below which a hand stands in any case.
+        share: share of the stroke's greatest speed below which a hand stands.
+        empty: by how much more of a hand's surroundings stands still than moves with it, as a share, at a score of one half.
+        decode: how scores are decoded; its thresholds.
+    """
+
+    past: int = 27
+    ahead: int = 12
+    moving: float = 0.15
+    slow: float = 0.11
+    share: float = 0.45
+    empty: float = 0.4
+    decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(radius=0))
+
+
+@dataclass(frozen=True)
 class TouchConfig:
-    """A model and how its scores are decoded."""
+    """A network and how its scores are decoded, and the constants that judge touches where the hands' joints are known."""
 
     eye: EyeConfig = field(default_factory=EyeConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+    reach: ReachConfig = field(default_factory=ReachConfig)
 
     def save(self, directory: Path) -> None:
         """Write `config.json`."""
@@ -128,8 +159,10 @@ class TouchConfig:
             ValueError: the file contains unknown settings.
         """
         stored = files.read_json(directory / CONFIG_FILE)
-        parts = {"eye": EyeConfig, "network": NetworkConfig, "decode": DecodeConfig}
+        parts = {"eye": EyeConfig, "network": NetworkConfig, "decode": DecodeConfig, "reach": ReachConfig}
         try:
+            if "reach" in stored:
+                stored["reach"] = stored["reach"] | {"decode": DecodeConfig(**stored["reach"]["decode"])}
             return cls(**{name: parts[name](**value) for name, value in stored.items()})
         except (KeyError, TypeError) as reason:
             raise ValueError(f"{directory / CONFIG_FILE}: {reason}; train the model again") from None

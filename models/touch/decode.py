@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tocsin.models.touch.config import DecodeConfig
 from tocsin.models.touch.truth import KINDS, Touch
 from tocsin.operators.shapes import match
 
@@ -89,6 +90,21 @@ def peak(scores: Tensor, displacement: Tensor, mask: Tensor, *, radius: int, apa
     # `decode` of a whole clip drops scores that point beyond it. Here they must not suppress its first or last frames.
     decoded = torch.where(present, decode(scores, displacement, radius=radius), 0)[:, radius : radius + 2 * apart + 1]
     return decoded[:, apart], peaks(decoded, apart=apart)[:, apart]
+
+
+def decided(window: Tensor, mask: Tensor, config: DecodeConfig) -> tuple[Tensor, Tensor]:
+    """Decode the middle frame of windows of scores and displacements.
+
+    Args:
+        window: `[B, 2 w + 1, 2, 2, 2]`, w = `config.wait`: score and displacement, per hand and kind.
+        mask: `[B, 2 w + 1] bool`, False where there is no frame.
+
+    Returns:
+        Decoded scores, and whether there is an event, `[B, 2, 2]` each, per hand and kind.
+    """
+    scores, displacement = window.unbind(2)
+    decoded, highest = peak(scores, displacement, mask, radius=config.radius, apart=config.apart)
+    return decoded, highest & (decoded >= decoded.new_tensor(config.thresholds))
 
 
 def spots(decoded: Tensor, *, apart: int, min_score: float = MIN_SCORE) -> list[Spot]:

@@ -34,13 +34,12 @@ class Touch(Domain):
     """Labelled egocentric clips, or simulated scenes at a table.
 
     Args:
-        results: shots, their rate, a model's folder and version, and the hand detector ("": the pipeline's own) -> the pipeline's
-            table, in order.
+        results: shots, their rate, a model's folder and version, and the pipeline's options -> the pipeline's table, in order.
         boxes: names of the facts with the boxes of hands, in order.
         scores: names of the columns with scores, in order.
     """
 
-    results: Callable[[Iterable[Shot], float, Path, str, str], pl.DataFrame]
+    results: Callable[[Iterable[Shot], float, Path, str, Mapping[str, Any]], pl.DataFrame]
     boxes: Sequence[str]
     scores: Sequence[str]
 
@@ -96,42 +95,55 @@ class Touch(Domain):
         hands: Annotated[
             str, Option("Hand detector for clips: MediaPipe's model file, or none [finder].", "WHAT")
         ] = "",
+        contact: Annotated[float | None, Option("Lowest score of a contact, 0 to 1 [the model's].", "SCORE")] = None,
+        release: Annotated[float | None, Option("Lowest score of a release, 0 to 1 [the model's].", "SCORE")] = None,
         decimal_comma: DecimalComma = False,
     ) -> Evaluation:
         """Run the pipeline over labelled clips, see `tocsin.models.touch.clips`, or over the simulated test scenes.
 
         Returns:
-            Metrics over all clips, as in `precision_figures` and `operating_figures` of `tocsin.models.touch.evaluate`; `delay`
-            (frames until an event is known) and `parameters`; and for each clip its truth, the detected events, and the most
-            likely frame of each kind.
+            Metrics over all clips, as in `alert_figures`, `precision_figures` and `operating_figures` of
+            `tocsin.models.touch.evaluate`; `delay` (frames until an event is known) and `parameters`; and for each clip its truth,
+            the alerts, the detected events, and the most likely frame of each kind.
         """
         import numpy as np
         import torch
 
+        from tocsin.models.touch import reach
         from tocsin.models.touch.decode import softened
-        from tocsin.models.touch.evaluate import ClipResult, operating_figures, precision_figures
+        from tocsin.models.touch.evaluate import ClipResult, alert_figures, operating_figures, precision_figures
+        from tocsin.models.touch.hands import FINDER, joints_are_found
         from tocsin.models.touch.model import load
         from tocsin.models.touch.truth import KINDS
 
-        soft, hard, paced = list[ClipResult](), list[ClipResult](), list[ClipResult]()
+        soft, hard, rang, paced = (list[ClipResult]() for _ in range(4))
         by_clip, known = dict[str, Any](), True
+        given = {"hands": hands or None, "contact": contact, "release": release}
+        options = {name: value for name, value in given.items() if value is not None}
         for name, shots, truth, misses in self._labelled(data, decimal_comma):
-            table = self.results(shots, RATE, folder, version, hands)
+            table = self.results(shots, RATE, folder, version, options)
             events, touches = _raised_events(table), truth.touches
+            span = range(len(table)) if truth.span is None else truth.span
+            rest = touches, misses, len(table), span
             scores = np.stack([table[column].to_numpy() for column in self.scores], 1)
             likely = torch.from_numpy(scores).unflatten(1, (2, 2))
-            soft.append(ClipResult(softened(likely), touches, misses, len(table)))
-            hard.append(ClipResult(events, touches, misses, len(table)))
-            paced.append(ClipResult(_pace(len(table)), touches, misses, len(table)))
+            best = likely[span.start : span.stop].amax(1).mT
+            soft.append(ClipResult(softened(likely), *rest))
+            hard.append(ClipResult(events, *rest))
+            rang.append(ClipResult(_alerts(table), *rest))
+            paced.append(ClipResult(_pace(len(table)), *rest))
             known &= truth.hands
             by_clip[name] = {
                 "touches": [asdict(touch) for touch in touches],
+                "alerts": [asdict(spot) for spot in rang[-1].found],
                 "events": [asdict(spot) for spot in events],
-                **{f"likeliest_{kind}": int(likely[..., n].amax(1).argmax()) for n, kind in enumerate(KINDS)},
+                "scored": [span.start, span.stop],
+                **{f"likeliest_{kind}": span.start + int(best[n].argmax()) for n, kind in enumerate(KINDS)},
             }
-        model = load(folder)
+        model = reach.load(folder) if joints_are_found(hands or FINDER) else load(folder)
         return Evaluation(
             {
+                **alert_figures(rang, hands=known),
                 **precision_figures(soft, hands=known),
                 **operating_figures(hard, (0, 0), rate=RATE, hands=known),
                 "delay": model.delay,
@@ -139,16 +151,20 @@ class Touch(Domain):
             },
             {"clips": by_clip},
             baselines={
-                "a touch every second": precision_figures(paced, hands=known)
+                "a touch every second": alert_figures(paced, hands=known)
+                | precision_figures(paced, hands=known)
                 | operating_figures(paced, (0, 0), rate=RATE, hands=known)
             },
             counted={
                 "clips": len(by_clip),
-                "frames": (frames := sum(clip.frames for clip in hard)),
+                "frames": (frames := sum(clip.length for clip in hard)),
                 "seconds": frames / RATE,
                 "touches": sum(len(clip.touches) for clip in hard),
             },
-            left_out={"clips without a label": 0 if data == SIM else len(_clips(Path(data))) - len(by_clip)},
+            left_out={
+                "clips without a label": 0 if data == SIM else len(_clips(Path(data))) - len(by_clip),
+                "frames outside the labelled spans": sum(clip.frames - clip.length for clip in hard),
+            },
             lines=[_line(name, clip) for name, clip in by_clip.items()],
         )
 
@@ -203,7 +219,9 @@ def _line(name: str, clip: Mapping[str, Any]) -> str:
     """The results of a clip as one line of text."""
     found = f"likeliest contact {clip['likeliest_contact']} and release {clip['likeliest_release']}"
     truth = ", ".join(f"{touch['contact']} to {touch['release']}" for touch in clip["touches"][:3])
-    return f"{name}: {len(clip['touches'])} touches ({truth}), {len(clip['events'])} events raised, {found}"
+    scored = range(*clip["scored"])
+    began = ", ".join(str(alert["frame"]) for alert in clip["alerts"] if not alert["kind"] and alert["frame"] in scored)
+    return f"{name}: {len(clip['touches'])} touches ({truth}), alerts at {began or 'no frame'}, {found}"
 
 
 def _footage(run: Training, eyes: Eyes, decimal_comma: bool) -> tuple[list[Footage], list[Footage]]:
@@ -288,6 +306,21 @@ def _frames_with_boxes(scene: Scene, seed: int) -> Iterator[tuple[NDArray[np.uin
     rng = np.random.default_rng((seed, 99))
     for shot in scene:
         yield shot.picture, jittered(shot.hands, rng)
+
+
+def _alerts(table: pl.DataFrame) -> list[Spot]:
+    """Where the alerts of a clip's results begin and end, ordered by time; of equal frames the end first."""
+    from tocsin.models.touch.decode import Spot
+    from tocsin.models.touch.truth import HANDS, KINDS
+
+    alerts = list[Spot]()
+    for hand, name in enumerate(HANDS):
+        rings = False
+        for row in table.select("sequence", f"{name}_touches", *(f"{name}_{kind}" for kind in KINDS)).to_dicts():
+            if row[f"{name}_touches"] != rings:
+                alerts.append(Spot(hand, int(rings), row["sequence"], row[f"{name}_{KINDS[rings]}"]))
+                rings = not rings
+    return sorted(alerts, key=lambda alert: (alert.frame, -alert.kind))
 
 
 def _raised_events(table: pl.DataFrame) -> list[Spot]:

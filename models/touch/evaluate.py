@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from tocsin.models.touch.decode import Spot, paired
@@ -12,6 +12,8 @@ from tocsin.models.touch.truth import KINDS, Miss, Touch
 
 TOLERANCES = (0, 1, 2)
 """The benchmark's tolerances: frames by which an event may be off."""
+NEAR = 3
+"""Frames by which an alert may be off from its touch."""
 REACH = 10
 """Largest distance, in frames, at which an event is matched to a true one when errors are measured."""
 
@@ -24,12 +26,23 @@ class ClipResult:
         found: events, from `decode.softened` for average precision, or from `decode.spots` for the alerts of a stream.
         touches, misses: the truth.
         frames: length of the clip.
+        span: frames that are scored; None: all.
     """
 
     found: Sequence[Spot]
     touches: Sequence[Touch]
     misses: Sequence[Miss]
     frames: int
+    span: range | None = None
+
+    def scored(self, frame: int) -> bool:
+        """Whether a frame is scored."""
+        return self.span is None or frame in self.span
+
+    @property
+    def length(self) -> int:
+        """Number of frames that are scored."""
+        return self.frames if self.span is None else len(self.span)
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,8 @@ def matched(clip: ClipResult, kind: int, tolerance: int, *, hands: bool = True) 
     """
     unmatched = _events(clip, kind)
     pairs = []
-    for spot in sorted((spot for spot in clip.found if spot.kind == kind), key=lambda spot: -spot.score):
+    found = [spot for spot in clip.found if spot.kind == kind and clip.scored(spot.frame)]
+    for spot in sorted(found, key=lambda spot: -spot.score):
         fits = [
             (hand, at)
             for hand, at in unmatched
@@ -91,6 +105,34 @@ def precision_figures(clips: Sequence[ClipResult], *, hands: bool = True) -> dic
     return figures | means | {"map": fmean(means.values())}
 
 
+def alert_figures(clips: Sequence[ClipResult], *, hands: bool = True) -> dict[str, float | None]:
+    """Metrics of the alerts that a stream raises and clears.
+
+    Args:
+        clips: clips whose `found` are the alerts' beginnings (kind 0) and ends (kind 1).
+        hands: whether the hand must be the right one.
+
+    Returns:
+        - `touches`: how many begin; `found`: those within `NEAR` frames of the beginning of an alert; `alerts`: how many began;
+          `precision`, `recall`; `error`: the median absolute error of those found, frames;
+        - the same of the ends: `releases`, `releases_found`, `cleared`, `cleared_precision`, `cleared_recall`, `cleared_error`.
+
+        None without anything to divide by.
+    """
+    figures: dict[str, float | None] = {}
+    for kind, (prefix, names) in enumerate(
+        (("", ("touches", "found", "alerts")), ("cleared_", ("releases", "releases_found", "cleared")))
+    ):
+        pairs = [pair for clip in clips for pair in matched(clip, kind, NEAR, hands=hands)]
+        off = [abs(pair.spot.frame - pair.truth) for pair in pairs if pair.truth is not None]
+        total = _count(clips, kind)
+        figures |= dict(zip(names, (total, len(off), len(pairs)), strict=True))
+        figures[f"{prefix}precision"] = len(off) / len(pairs) if pairs else None
+        figures[f"{prefix}recall"] = len(off) / total if total else None
+        figures[f"{prefix}error"] = median(off) if off else None
+    return figures
+
+
 def operating_figures(
     clips: Sequence[ClipResult],
     thresholds: Sequence[float],
@@ -116,8 +158,7 @@ def operating_figures(
         - `missed_rings_per_minute`: misses that raised an alert; `false_rings_per_minute`: contacts that match no true one.
     """
     clips = [
-        ClipResult([s for s in clip.found if s.score >= thresholds[s.kind]], clip.touches, clip.misses, clip.frames)
-        for clip in clips
+        replace(clip, found=[spot for spot in clip.found if spot.score >= thresholds[spot.kind]]) for clip in clips
     ]
     figures: dict[str, float] = {}
     for kind, name in enumerate(KINDS):
@@ -132,7 +173,7 @@ def operating_figures(
             f"{name}_error": median(map(abs, lags)) if lags else math.nan,
             f"{name}_lag": median(lags) if lags else math.nan,
         }
-    minutes = max(sum(clip.frames for clip in clips), 1) / rate / 60
+    minutes = max(sum(clip.length for clip in clips), 1) / rate / 60
     false = [[pair.spot for pair in matched(clip, 0, tolerance, hands=hands) if pair.truth is None] for clip in clips]
     raised = sum(
         any(miss.first <= spot.frame <= miss.last and (spot.hand == miss.hand or not hands) for spot in spots)
@@ -175,14 +216,14 @@ def best_threshold(clips: Sequence[ClipResult], kind: int, *, tolerance: int = 2
 def _touches_f1(clips: Sequence[ClipResult], tolerance: int) -> float:
     hits = found = 0
     for clip in clips:
-        unmatched = list(clip.touches)
-        for touch in paired(clip.found, (0, 0)):
+        unmatched = _whole(clip)
+        for touch in paired([spot for spot in clip.found if clip.scored(spot.frame)], (0, 0)):
             found += 1
             fits = [true for true in unmatched if _same(touch, true, tolerance)]
             if fits:
                 hits += 1
                 unmatched.remove(min(fits, key=lambda true: abs(true.contact - touch.contact)))
-    total = sum(len(clip.touches) for clip in clips)
+    total = sum(len(_whole(clip)) for clip in clips)
     return f1(hits / max(found, 1), hits / max(total, 1))
 
 
@@ -192,10 +233,16 @@ def _same(touch: Touch, true: Touch, tolerance: int) -> bool:
     return touch.hand == true.hand and all(matches)
 
 
+def _whole(clip: ClipResult) -> list[Touch]:
+    """The touches of which no end is known to lie outside the scored frames."""
+    ends = ((touch, [end for end in (touch.contact, touch.release) if end is not None]) for touch in clip.touches)
+    return [touch for touch, known in ends if all(map(clip.scored, known))]
+
+
 def _events(clip: ClipResult, kind: int) -> list[tuple[int, int]]:
     """Hand and frame of each true event of a kind."""
     ends = ((touch.hand, touch.release if kind else touch.contact) for touch in clip.touches)
-    return [(hand, at) for hand, at in ends if at is not None]
+    return [(hand, at) for hand, at in ends if at is not None and clip.scored(at)]
 
 
 def _count(clips: Sequence[ClipResult], kind: int) -> int:

@@ -1,9 +1,11 @@
-"""Crops around the boxes of hands, and a detector for frames that come without boxes."""
+"""Crops around the boxes of hands, and a detector of hands with their joints."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +15,43 @@ from torch import Tensor
 
 from tocsin.models.touch.truth import HANDS
 
+FINDER, NONE = "finder", "none"
+"""Values of the option `hands` besides a file: Tocsin's own detector, or no detector."""
+JOINTS = 21
+"""Joints that MediaPipe finds: the wrist, then four of each finger from the thumb on."""
 AT_ONCE = 4
 """Frames cropped together. More of them, as floats, do not fit a CPU's caches."""
 UNSEEN = 0.03
 """Share of a hand's frames in which a detector does not find it."""
 MIN_CONFIDENCE = 0.3
 """Lowest confidence of a detected hand. It is low because moving hands are blurred, and a missed hand is worse than a false one."""
+
+
+NEAR = 1.5
+"""Distance, in sizes of the hand, from where a hand was in the previous frame, within which it is the same hand."""
+FARTHER = 0.3
+"""Growth of that distance per frame without the hand, as a share of it."""
+DOUBLE = 0.5
+"""Distance, in sizes of the hand, below which two found hands are one."""
+
+
+class FoundHand(NamedTuple):
+    """A hand that a detector has found.
+
+    Args:
+        right: whether it looks like a right hand.
+        score: how likely, 0 to 1.
+        joints: `[21, 2]`, shares of the frame's width and height.
+    """
+
+    right: bool
+    score: float
+    joints: NDArray[np.float32]
+
+
+def joints_are_found(hands: str) -> bool:
+    """Whether the option `hands` names MediaPipe's model, which finds joints."""
+    return hands not in (FINDER, NONE)
 
 
 def present(boxes: Tensor) -> Tensor:
@@ -100,18 +133,67 @@ class HandDetector:
             min_hand_detection_confidence=MIN_CONFIDENCE,
         )
         self._landmarker, self._mediapipe = vision.HandLandmarker.create_from_options(options), mediapipe
+        weakref.finalize(self, self._landmarker.close)  # when Python ends it is too late: MediaPipe prints a traceback
 
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, boxes around the landmarks as in `crops`; of two left hands the likelier one."""
-        boxes = torch.full((len(pixels), 2, 4), torch.nan)
-        for frame, hand_boxes in zip(pixels.permute(0, 2, 3, 1).contiguous().numpy(), boxes, strict=True):
+    def __call__(self, pixels: Tensor) -> list[list[FoundHand]]:
+        """The hands in each frame of `[B, 3, H, W] uint8`, the likeliest first."""
+        found = list[list[FoundHand]]()
+        for frame in pixels.permute(0, 2, 3, 1).contiguous().numpy():
             image = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=frame)
             result = self._landmarker.detect(image)
-            for sides, points in sorted(
-                zip(result.handedness, result.hand_landmarks, strict=True), key=lambda hand: hand[0][0].score
-            ):
-                places = np.array([(point.x, point.y) for point in points], np.float32)
-                hand_boxes[int(sides[0].category_name == "Right")] = torch.from_numpy(
-                    np.concatenate([places.min(0), places.max(0)])
+            hands = [
+                FoundHand(
+                    sides[0].category_name == "Right",
+                    sides[0].score,
+                    np.array([(point.x, point.y) for point in points], np.float32),
                 )
-        return boxes
+                for sides, points in zip(result.handedness, result.hand_landmarks, strict=True)
+            ]
+            found.append(sorted(hands, key=lambda hand: -hand.score))
+        return found
+
+
+def sided(
+    found: Sequence[FoundHand], last: NDArray[np.float32], unseen: Sequence[int], scale: tuple[float, float]
+) -> NDArray[np.float32]:
+    """Tell left and right hand: a hand stays what it was, since detectors confuse the sides of a hand that holds something.
+
+    Args:
+        found: in a frame, the likeliest first.
+        last: `[2, 21, 2]`, where the left and the right hand were last seen.
+        unseen: frames since then, 0 if it was in the previous frame; -1: too long ago, or never.
+        scale: the frame's width and height, in a common unit.
+
+    Returns:
+        `[2, 21, 2]`, NaN for a hand that is not found.
+    """
+    hands = list[FoundHand]()
+    for hand in found:
+        if all(_apart(hand.joints, other.joints, scale) > DOUBLE for other in hands):
+            hands.append(hand)
+    sides = np.full((len(HANDS), JOINTS, 2), np.nan, np.float32)
+    away = sorted(
+        (_apart(hand.joints, last[side], scale) / (1 + FARTHER * unseen[side]), number, side)
+        for number, hand in enumerate(hands)
+        for side in range(len(HANDS))
+        if unseen[side] >= 0
+    )
+    taken, known = set[int](), set[int]()
+    for distance, number, side in away:
+        if distance < NEAR and number not in known and side not in taken:
+            sides[side] = hands[number].joints
+            known.add(number)
+            taken.add(side)
+    for number, hand in enumerate(hands):
+        free = [side for side in (int(hand.right), 1 - int(hand.right)) if side not in taken]
+        if number not in known and free:
+            sides[free[0]] = hand.joints
+            taken.add(free[0])
+    return sides
+
+
+def _apart(one: NDArray[np.float32], other: NDArray[np.float32], scale: tuple[float, float]) -> float:
+    """Distance of two hands `[21, 2]` in sizes of the second one, about the length of its palm."""
+    middles = (one.mean(0) - other.mean(0)) * scale
+    palm = (other[[5, 9, 17]] - other[0]) * scale
+    return float(np.hypot(*middles) / max(float(np.median(np.hypot(*palm.T))), 1e-6))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tocsin.models.touch.config import EyeConfig, TouchConfig
-from tocsin.models.touch.decode import peak
+from tocsin.models.touch.decode import decided
 from tocsin.models.touch.hands import crops, present
 from tocsin.models.touch.moving import FINER, MOTION, moving
 from tocsin.models.touch.network import Tokens, TouchNet
@@ -121,9 +121,29 @@ class TouchModel:
         """The extractor of its tokens."""
         return self._eyes
 
+    def with_thresholds(self, *, contact: float | None = None, release: float | None = None) -> TouchModel:
+        """The model with other score thresholds; None: as they are."""
+        decode = self.config.decode.with_thresholds(contact, release)
+        return TouchModel(replace(self.config, decode=decode), self.net, self._eyes)
+
     def grey(self, pixels: Tensor) -> dict[str, Tensor]:
         """`[B, 3, *size] uint8` -> `grey`, `[B, *size] uint8`."""
         return {"grey": flow.grey(pixels, self.size)}
+
+    @property
+    def past(self) -> int:
+        """Frames before the judged one in a window."""
+        return self.config.network.past
+
+    @property
+    def ahead(self) -> int:
+        """Frames after the judged one in a window."""
+        return self.config.network.ahead
+
+    @property
+    def width(self) -> int:
+        """Length of a frame's vector."""
+        return self.config.network.dim
 
     @property
     def parameters(self) -> int:
@@ -154,15 +174,8 @@ class TouchModel:
 
     @torch.inference_mode()
     def decide(self, window: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode the middle frame of windows `[B, 2 w + 1, 2, 2, 2]` of `predict`'s output, w = `config.decode.wait`.
-
-        Returns:
-            Decoded scores, and whether there is an event, `[B, 2, 2]` each, per hand and kind.
-        """
-        c = self.config.decode
-        scores, displacement = window.unbind(2)
-        decoded, highest = peak(scores, displacement, mask, radius=c.radius, apart=c.apart)
-        return decoded, highest & (decoded >= decoded.new_tensor(c.thresholds))
+        """Decode the middle frame of windows of `predict`'s output; see `tocsin.models.touch.decode.decided`."""
+        return decided(window, mask, self.config.decode)
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""

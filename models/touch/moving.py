@@ -85,32 +85,60 @@ def _scene_motion(
             (small.astype(np.float32) - compensated) / SHADE,
         ]
     )
-    reduce = _centred(np.array([width / columns, height / rows]), np.zeros(2))
+    reduce = centred(np.array([width / columns, height / rows]), np.zeros(2))
     return channels, np.linalg.inv(reduce) @ np.vstack([fitted, [0, 0, 1]]) @ reduce
 
 
 def _hand_motion(
     before: NDArray[np.uint8], after: NDArray[np.uint8], square: Affine, camera: Affine, side: int
 ) -> NDArray[np.float32]:
-    """Motion in a square, with the camera's motion removed."""
+    """Motion in a square and its change of brightness, with the camera's motion removed."""
+    now, compensated = _warped(before, after, square, camera, side)
+    changed = (now.astype(np.float32) - compensated) / SHADE
+    return np.concatenate([-flow.dense(compensated, now).transpose(2, 0, 1), changed[None]])
+
+
+def over_scene(
+    before: NDArray[np.uint8], after: NDArray[np.uint8], square: Affine, camera: Affine, side: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Motion over the scene in a square, `[side, side, 2]`, the square's pixels per frame, right and down; and the square.
+
+    Args:
+        before, after: `[H, W]`, two frames.
+        square: maps the square's pixels to the frame's; `side` of them each way.
+        camera: from `camera_motion`.
+    """
+    now, compensated = _warped(before, after, square, camera, side)
+    return -flow.dense(compensated, now), now
+
+
+def _warped(
+    before: NDArray[np.uint8], after: NDArray[np.uint8], square: Affine, camera: Affine, side: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A square of the frame, and the same of the previous frame as the camera would see it now."""
     import cv2
 
     now, compensated = (
-        cv2.warpAffine(part, transform[:2], (side, side), flags=BACK, borderMode=cv2.BORDER_REPLICATE)
+        np.asarray(
+            cv2.warpAffine(part, transform[:2], (side, side), flags=BACK, borderMode=cv2.BORDER_REPLICATE), np.uint8
+        )
         for part, transform in ((after, square), (before, camera @ square))
     )
-    moved = flow.dense(compensated, now)
-    changed = (now.astype(np.float32) - compensated) / SHADE
-    return np.concatenate([-moved.transpose(2, 0, 1), changed[None]])
+    return now, compensated
+
+
+def camera_motion(before: NDArray[np.uint8], after: NDArray[np.uint8], size: tuple[int, int]) -> Affine:
+    """Estimate the camera's motion as a map from a frame's pixels to the previous frame's, from frames reduced to `size`."""
+    return _scene_motion(before, after, size)[1]
 
 
 def _square(middle: NDArray[np.float64], half: float, side: int) -> Affine:
     """Map from a square's pixels to the frame's."""
     scale = 2 * half / side
-    return _centred(np.full(2, scale), middle - half)
+    return centred(np.full(2, scale), middle - half)
 
 
-def _centred(scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Affine:
-    """Map that scales and shifts pixel edges. Pixel coordinates are those of pixel centres."""
+def centred(scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Affine:
+    """A map that scales and shifts pixel edges. Pixel coordinates are those of pixel centres."""
     moved = shift + scale / 2 - 0.5
     return np.array([[scale[0], 0, moved[0]], [0, scale[1], moved[1]], [0, 0, 1]])

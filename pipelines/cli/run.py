@@ -167,6 +167,8 @@ def _start(settings: Settings, name: str, future: Future[Deployment]) -> Any:
             deployment, old_shards = launch.prepare(
                 desired, alerts=settings.lake.alerts, labels=settings.pipeline(name).labels
             )
+        if deployment.experimental:
+            note(f"{name} is experimental: {deployment.experimental}")
         if old_shards not in (0, deployment.shards):
             from tocsin.pipelines.runtime.admin.reshard import reshard
 

@@ -53,6 +53,7 @@ def test_touches_ring_and_the_frames_around_each_are_on_a_line_of_the_sheet(
         # The last frames are processed once the camera has been inactive for two seconds.
         tocsin.eventually(lambda said: said[0]["rows"] == FRAMES, "query", "select count(*) as rows from touch")
         running.stop()
+    assert "touch is experimental: " in (tocsin.folder / "said").read_text()
     table = results("touch", lake=Lake(str(tocsin.folder / "lake"))).sort("sequence").collect()
     assert table["sequence"].to_list() == [*range(FRAMES)]
     begun = {

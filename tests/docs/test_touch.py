@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import ROOT
 from tests.support.tour import Tour, blocks
+from tocsin.models.touch.config import TouchConfig
 from tocsin.models.touch.model import SHIPPED
 from tocsin.models.touch.simulation.scene import Scene
 from tocsin.pipelines.cli.app import app
@@ -53,6 +54,7 @@ def test_every_command_of_the_page_runs(tour: Tour, monkeypatch: pytest.MonkeyPa
     for said in (shipped, own):
         figures, clips = said["figures"], said["parts"]["clips"]
         assert set(clips) == {"100.mp4"} and figures["delay"] == 19
+        assert list(figures)[:3] == ["touches", "found", "alerts"] and figures["touches"] == 1
         assert said["counted"]["touches"] == 1 and said["counted"]["seconds"] == pytest.approx(2, abs=0.1)
         assert 0 <= figures["map_2"] <= 1 and 0 <= clips["100.mp4"]["likeliest_contact"] < 60
 
@@ -68,6 +70,9 @@ def test_the_settings_and_the_columns_of_the_page_are_the_pipelines(
     own = {name: value for name, value in given.options.items() if name != "forget_after"}
     made = pipeline(own, Model(Path(SHIPPED), "table", "cpu"))
     assert [rule.name for rule in made.rules] == ["left", "right"]
+    thresholds = TouchConfig.load(SHIPPED).decode.thresholds
+    assert (own["contact"], own["release"]) == pytest.approx(thresholds, abs=0.001)
+    assert "experimental" in PAGE.read_text().split("##")[0] and made.experimental
     ((_, query),) = [block for block in blocks(PAGE) if block[0] == "sql"]
     touches = pl.SQLContext(touch=pl.from_arrow(made.table.empty_table())).execute(query).collect()
     assert touches.columns == ["key", "contact", "release"]

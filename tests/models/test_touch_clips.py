@@ -69,6 +69,30 @@ def test_labels_are_taken_of_clips_that_are_there_and_have_both_ends(folder: Pat
     assert clips(folder) == dict.fromkeys([folder / "a", folder / "b.mp4"], Labelled((), True))
 
 
+def test_events_in_a_labelled_span_are_touches_of_their_hands(folder: Path) -> None:
+    def event(what: str, frame: int, thing: str, hand: str) -> dict[str, Any]:
+        return {"object": thing, "event": what, "frame": frame, "u": 2, "hand": hand}
+
+    events = [
+        event("separation", 30, "lid", "left"),  # it was held before the span
+        event("contact", 35, "jug", "right"),
+        event("motion", 37, "jug", "right"),
+        event("contact", 40, "doors", "both"),
+        event("separation", 52, "jug", "right"),
+    ]
+    labels = {
+        "elsewhere/b.mp4": {"labelled_span": [25, 60], "events": events},
+        "a": {"labelled_span": [0, 9], "events": [event("contact", 3, "block", "image-right")]},
+        "gone.mp4": {"labelled_span": [0, 9], "events": []},
+    }
+    (folder / "labels.json").write_text(json.dumps({"note": "by eye", "clips": labels}))
+    touches = (Touch(0, 24, 30), Touch(1, 35, 52), Touch(0, 40, None), Touch(1, 40, None))
+    assert clips(folder) == {
+        folder / "a": Labelled((Touch(1, 3, None),), False, range(10)),
+        folder / "b.mp4": Labelled(touches, True, range(25, 61)),
+    }
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
@@ -99,6 +123,13 @@ def test_a_wrong_table_is_refused_with_its_place(folder: Path, table: str, words
         ('{"a": {"contact": [1], "separation": 2}}', "expected contact and separation"),
         ('{"a": {"contact": 4, "separation": 4}}', "clip 'a': contact 4, separation 4: expected contact < separation"),
         ('{"c": {"contact": 1, "separation": 2}}', "no label of a, b.mp4; it has c"),
+        ('{"clips": {"a": {"labelled_span": [0, 9]}}}', "'events'; .*, or its labelled_span and events"),
+        ('{"clips": {"a": {"labelled_span": [0], "events": []}}}', "; .*, or its labelled_span and events"),
+        (
+            '{"clips": {"a": {"labelled_span": [0, 9], "events": [{"event": "contact", "frame": 12}]}}}',
+            "clip 'a': contact 12 is not in its labelled_span 0 to 9",
+        ),
+        ('{"clips": {"c": {"labelled_span": [0, 9], "events": []}}}', "no label of a, b.mp4; it has c"),
     ],
 )
 def test_wrong_labels_are_refused_in_words(folder: Path, labels: str, words: str) -> None:

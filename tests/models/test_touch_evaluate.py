@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tocsin.models.touch.decode import Spot
 from tocsin.models.touch.evaluate import (
     ClipResult,
+    alert_figures,
     average_precision,
     best_threshold,
     errors,
@@ -160,3 +162,38 @@ def test_the_best_threshold_is_the_one_of_the_best_f1(clips: list[ClipResult], k
     counts = [score for score in scores if score >= best]
     assert of[counts[0]] == of[best] and all(of[score] < of[best] for score in counts[1:])
     assert best == (counts[0] + max((score for score in scores if score < best), default=0.0)) / 2
+
+
+def test_alerts_are_found_within_three_frames_and_counted_by_their_beginnings_and_ends() -> None:
+    touches = [Touch(0, 10, 40), Touch(1, 100, None), Touch(1, 200, 230)]
+    found = [
+        Spot(0, 0, 13, 0.9),  # 3 late
+        Spot(0, 1, 40, 0.9),
+        Spot(1, 0, 96, 0.9),  # 4 early
+        Spot(1, 1, 150, 0.9),  # never ended there
+        Spot(0, 0, 200, 0.9),  # the wrong hand
+    ]
+    figures = alert_figures([ClipResult(found, touches, (), 300)])
+    assert (figures["touches"], figures["found"], figures["alerts"]) == (3, 1, 3)
+    assert (figures["precision"], figures["recall"], figures["error"]) == (1 / 3, 1 / 3, 3)
+    assert (figures["releases"], figures["releases_found"], figures["cleared"]) == (2, 1, 2)
+    assert (figures["cleared_precision"], figures["cleared_recall"], figures["cleared_error"]) == (0.5, 0.5, 0)
+    either = alert_figures([ClipResult(found, touches, (), 300)], hands=False)
+    assert (either["found"], either["error"]) == (2, 1.5)
+
+
+def test_without_alerts_or_touches_there_is_no_precision_recall_or_error() -> None:
+    silent = alert_figures([ClipResult((), [Touch(0, 1, None)], (), 9)])
+    assert (silent["precision"], silent["recall"], silent["error"]) == (None, 0, None)
+    assert (silent["cleared_precision"], silent["cleared_recall"]) == (None, None)
+
+
+def test_what_lies_outside_the_labelled_span_is_not_scored() -> None:
+    touches = [Touch(0, 19, 30), Touch(0, 50, 60)]
+    found = [Spot(0, kind, frame, 0.9) for kind, frame in ((0, 19), (1, 30), (0, 50), (1, 60), (0, 70))]
+    clip = ClipResult(found, touches, (), 1800, range(20, 60))
+    figures = alert_figures([clip])
+    assert [figures[name] for name in ("touches", "found", "alerts")] == [1, 1, 1]
+    assert [figures[name] for name in ("releases", "releases_found", "cleared")] == [1, 1, 1]
+    at_once = operating_figures([replace(clip, span=range(45, 105))], (0.5, 0.5), rate=60)
+    assert (at_once["touches_f1"], at_once["false_rings_per_minute"]) == (pytest.approx(2 / 3), 60)

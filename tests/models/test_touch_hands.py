@@ -13,7 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tocsin.models.touch.hands import AT_ONCE, UNSEEN, HandDetector, crops, jittered, present
+from tocsin.models.touch.hands import (
+    AT_ONCE,
+    JOINTS,
+    UNSEEN,
+    FoundHand,
+    HandDetector,
+    crops,
+    jittered,
+    present,
+    sided,
+)
 
 NAN = float("nan")
 NOWHERE = [NAN] * 4
@@ -109,9 +119,10 @@ def made_up(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, float, list[tupl
         points = [[SimpleNamespace(x=x, y=y) for x, y in marks] for *_, marks in found]
         return SimpleNamespace(handedness=sides, hand_landmarks=points)
 
+    landmarker = SimpleNamespace(detect=detect, close=lambda: None)
     vision = SimpleNamespace(
         HandLandmarkerOptions=SimpleNamespace,
-        HandLandmarker=SimpleNamespace(create_from_options=lambda options: SimpleNamespace(detect=detect)),
+        HandLandmarker=SimpleNamespace(create_from_options=lambda options: landmarker),
     )
     package, python = ModuleType("mediapipe"), ModuleType("mediapipe.tasks.python")
     vars(package).update(Image=SimpleNamespace, ImageFormat=SimpleNamespace(SRGB="srgb"))
@@ -122,18 +133,63 @@ def made_up(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, float, list[tupl
     return asked
 
 
-def test_the_detectors_landmarks_become_boxes_and_of_two_left_hands_the_surer_one_counts(
+def test_the_detector_gives_each_frames_hands_with_their_joints_the_surest_first(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (file := tmp_path / "hand_landmarker.task").touch()
     sure, unsure = [(0.1, 0.5), (0.3, 0.2), (0.2, 0.9)], [(0.6, 0.6), (0.8, 0.7)]
-    asked, pixels = made_up(monkeypatch, ("Left", 0.9, sure), ("Left", 0.4, unsure)), picture(2)
-    boxes = HandDetector(file)(pixels)
-    assert torch.allclose(boxes[:, 0], torch.tensor([0.1, 0.2, 0.3, 0.9])) and boxes[:, 1].isnan().all()
+    asked, pixels = made_up(monkeypatch, ("Left", 0.4, unsure), ("Right", 0.9, sure)), picture(2)
+    found = HandDetector(file)(pixels)
+    assert [[(hand.right, hand.score) for hand in hands] for hands in found] == [[(True, 0.9), (False, 0.4)]] * 2
+    assert np.allclose(found[1][0].joints, sure) and np.allclose(found[0][1].joints, unsure)
     assert [image.shape for image in asked] == [(12, 20, 3)] * 2
     assert np.array_equal(asked[1], pixels[1].permute(1, 2, 0).numpy())
-    made_up(monkeypatch, ("Right", 0.4, unsure))
-    assert present(HandDetector(file)(pixels)).tolist() == [[False, True]] * 2
+
+
+def at(x: float, y: float, size: float = 0.1) -> NDArray[np.float32]:
+    """The joints of a hand of this size around a place, in a square frame."""
+    joints = np.full((JOINTS, 2), (x, y), np.float32)
+    joints[0] += (0, size / 2)
+    joints[5:] -= (0, size / 2)
+    return joints
+
+
+FAR_AWAY, SQUARE = np.zeros((2, JOINTS, 2), np.float32), (1.0, 1.0)
+
+
+def places(sides: NDArray[np.float32]) -> list[float | None]:
+    """The horizontal place of the left and the right hand, to one digit."""
+    return [None if np.isnan(side).any() else round(float(side[0, 0]), 1) for side in sides]
+
+
+def test_new_hands_are_on_the_side_that_they_look_like_and_two_of_a_side_take_both() -> None:
+    left, right = FoundHand(False, 0.9, at(0.2, 0.5)), FoundHand(True, 0.8, at(0.7, 0.5))
+    never = (-1, -1)
+    assert places(sided([left, right], FAR_AWAY, never, SQUARE)) == [0.2, 0.7]
+    assert places(sided([right], FAR_AWAY, never, SQUARE)) == [None, 0.7]
+    assert places(sided([right, left._replace(right=True)], FAR_AWAY, never, SQUARE)) == [0.2, 0.7]
+    assert places(sided([], FAR_AWAY, never, SQUARE)) == [None, None]
+
+
+def test_a_hand_found_twice_counts_once_and_the_likelier_place_holds() -> None:
+    twice = [FoundHand(True, 0.9, at(0.5, 0.5)), FoundHand(False, 0.6, at(0.53, 0.5))]
+    assert places(sided(twice, FAR_AWAY, (-1, -1), SQUARE)) == [None, 0.5]
+
+
+def test_a_hand_stays_on_its_side_whatever_it_looks_like_until_it_is_lost_or_elsewhere() -> None:
+    last = np.stack([at(0.9, 0.9), at(0.5, 0.5)])
+    mistaken = FoundHand(False, 0.9, at(0.6, 0.5))  # one size of the hand away from where the right one was
+    assert places(sided([mistaken], last, (-1, 0), SQUARE)) == [None, 0.6]
+    assert places(sided([mistaken], last, (-1, -1), SQUARE)) == [0.6, None]
+    leap = mistaken._replace(joints=at(0.7, 0.5))  # two sizes away: possible after a few frames only
+    assert places(sided([leap], last, (-1, 0), SQUARE)) == [0.7, None]
+    assert places(sided([leap], last, (-1, 2), SQUARE)) == [None, 0.7]
+
+
+def test_two_hands_that_cross_keep_the_nearer_places() -> None:
+    last = np.stack([at(0.4, 0.5), at(0.6, 0.5)])
+    found = [FoundHand(True, 0.9, at(0.42, 0.5)), FoundHand(False, 0.8, at(0.56, 0.5))]
+    assert np.allclose(sided(found, last, (0, 0), SQUARE)[:, 0, 0], [0.42, 0.56])
 
 
 def test_a_detector_without_its_file_or_package_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

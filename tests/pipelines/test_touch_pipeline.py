@@ -218,12 +218,8 @@ def test_frames_without_boxes_are_judged_and_a_hand_at_a_time_may_be_unseen(decl
     assert not np.allclose(no_left.select(SCORES), blind.select(SCORES), atol=0.05)
 
 
-@pytest.mark.parametrize(
-    ("options", "made_by"),
-    [({}, "tocsin.pipelines.touch.finder.load"), ({"hands": "hands.task"}, "tocsin.pipelines.touch.HandDetector")],
-)
-def test_a_detector_is_asked_where_no_box_is_given_and_only_there(
-    model: Model, declared: Pipeline, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], made_by: str
+def test_the_finder_is_asked_where_no_box_is_given_and_only_there(
+    model: Model, declared: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, shots = list[int](), taken("a", 20)
     boxes = torch.tensor([[0.1, 0.2, 0.4, 0.7], [0.5, 0.3, 0.9, 0.6]])
@@ -236,8 +232,8 @@ def test_a_detector_is_asked_where_no_box_is_given_and_only_there(
 
         return detect
 
-    monkeypatch.setattr(made_by, detector)
-    p = pipeline(options, model)
+    monkeypatch.setattr("tocsin.pipelines.touch.finder.load", detector)
+    p = pipeline({}, model)
     left = {f.name: shots[0].frame.facts[f.name] for f in BOXES[:4]}
     given = dict(zip((f.name for f in BOXES), boxes.flatten().tolist(), strict=True))
     pattern: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [({}, given), (left, left), (given, given)]
@@ -319,6 +315,16 @@ def test_contact_raises_the_hands_alert_once_and_release_ends_it(declared: Pipel
     assert edges(alerts) == [("right", "raised", 10, 10), ("right", "cleared", 20, 10)]
 
 
+def test_thresholds_are_options_and_the_models_where_they_are_not_given(model: Model) -> None:
+    said = script(30, (10, RIGHT, CONTACT), (20, RIGHT, RELEASE))
+    said[:, 0] *= 0.4  # scores of 0.36, below the model's thresholds
+    assert played(pipeline({"hands": "none"}, model), said)[1] == []
+    _, one = played(pipeline({"hands": "none", "contact": 0.3}, model), said)
+    _, both = played(pipeline({"hands": "none", "contact": 0.3, "release": 0.3}, model), said)
+    assert [edge[1:3] for edge in edges(one)] == [("raised", 10)]
+    assert [edge[1:3] for edge in edges(both)] == [("raised", 10), ("cleared", 20)]
+
+
 def test_a_hand_may_let_go_and_take_in_one_frame(declared: Pipeline) -> None:
     both = [(16, LEFT, CONTACT), (16, LEFT, RELEASE)]
     rows, alerts = played(declared, script(30, (8, LEFT, CONTACT), *both, (24, LEFT, RELEASE)))
@@ -381,7 +387,13 @@ def test_missing_frames_are_counted_and_repeated_or_late_ones_are_not_judged(mod
         ({"roots": [1], "name": "desk"}, "pipelines.desk.roots.0: expected a valid string, got 1"),
         ({"hands": "/nowhere.task"}, "pipelines.touch: hands: expected "),
         ({"late": "soon"}, "pipelines.touch.late: expected a whole number, or a duration such as 200ms, got 'soon'"),
-        ({"hand": "none"}, "pipelines.touch: expected one of name, topic, late, roots, hands, got hand"),
+        (
+            {"hand": "none"},
+            "pipelines.touch: expected one of name, topic, late, roots, hands, contact, release, got hand",
+        ),
+        ({"contact": 0}, "pipelines.touch.contact: expected greater than 0, got 0; correct tocsin.toml"),
+        ({"release": 1.5}, "pipelines.touch.release: expected less than or equal to 1, got 1.5; correct tocsin.toml"),
+        ({"contact": "low"}, "pipelines.touch.contact: expected a valid number, got 'low'; correct tocsin.toml"),
     ],
 )
 def test_a_wrong_option_is_one_line(model: Model, options: dict[str, Any], line: str) -> None:

@@ -32,6 +32,7 @@ class Deployment:
         alerts_partitions: partitions of the alert topic, which a separate shard writes to the table `alerts`; 0: no shard does.
         labels: the plan of the pipeline that writes the labels to a table; None: there is none. See `labels_partitions`.
         labels_partitions: partitions of the topic of labels.
+        experimental: see `Pipeline`.
         assess_ms: how often drift and live scores are computed, ms; 0: never.
         assess_last_ms: the age of the oldest results and labels that count, ms.
         scaling: how many workers share the shards.
@@ -58,6 +59,7 @@ class Deployment:
     alerts_partitions: int = 0
     labels: Plan | None = None
     labels_partitions: int = 0
+    experimental: str = ""
     assess_ms: int = 60_000
     assess_last_ms: int = 90 * 86_400_000
     scaling: ScalingPolicy = field(default_factory=ScalingPolicy)
@@ -152,6 +154,7 @@ def provisioned(deployment: Deployment, *, alerts: bool, labels: bool = False, c
         partitions=partitions,
         labels=labels_plan,
         labels_partitions=labels_partitions,
+        experimental=pipeline.experimental,
         alerts_partitions=provision(
             deployment.kafka, alerts_table_plan(deployment.name).build(deployment.lake), shards=1
         )

@@ -142,6 +142,7 @@ class Pipeline:
             looked for.
         formats: message formats that the topic may have besides JSON and Arrow; see `MessageFormat`.
         content_type: the media type of messages that have no header `content-type`.
+        experimental: why its results are not to be relied on yet, printed when the pipeline starts; "": they are.
         silences: muted asset -> until when it raises no alert, ms since the epoch. A person orders it; see `Plan`.
         shadow_of: the pipeline whose table it writes to as its shadow; "": it is none.
         forgets: asset -> when a person ordered that its state be removed, ms since the epoch. A shard removes it when it adopts
@@ -174,6 +175,7 @@ class Pipeline:
     drift: DriftReference | None = None
     formats: Sequence[type[Any]] = ()
     content_type: str = "application/json"
+    experimental: str = ""
     shadow_of: str = ""
     silences: Mapping[str, int] = field(default_factory=dict)
     forgets: Mapping[str, int] = field(default_factory=dict)
