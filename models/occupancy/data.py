@@ -323,9 +323,7 @@ def _kind(sheet: tables.Sheet, column: str | None) -> str:
     named = next((kind for start, kind in _TRUTHS.items() if column and column.lower().startswith(start)), PRESENCE)
     if named != PRESENCE or column is None:
         return named
-    counts = any(
-        "count" in name.lower() for name in sheet.cells.columns if re.match("occup|people", name, re.IGNORECASE)
-    )
+    counts = any(re.match("people|count|occup.*count", name, re.IGNORECASE) for name in sheet.cells.columns)
     numbers = sheet.cells[column].cast(pl.Float64, strict=False)
     return COUNTS if counts or bool((numbers > 1).any()) else PRESENCE
 

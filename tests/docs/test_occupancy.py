@@ -10,9 +10,13 @@ import polars as pl
 import pytest
 
 from tests.conftest import ROOT
+from tests.support.lakes import land
 from tests.support.tour import Tour, blocks
 from tocsin.models.occupancy.data import PROPERTIES
 from tocsin.models.occupancy.domain import recorded
+from tocsin.models.occupancy.model import OFFICES
+from tocsin.pipelines.occupancy import pipeline, readings
+from tocsin.pipelines.runtime import Model, replay
 
 PAGE = ROOT / "docs" / "occupancy.md"
 DAYS, HOURS = 3, 8
@@ -37,7 +41,7 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Tour:
 @pytest.mark.slow
 def test_every_command_of_the_page_runs(tour: Tour) -> None:
     commands = [line for kind, text in blocks(PAGE) if kind == "sh" for line in text.splitlines()]
-    assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate", "train"]
+    assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate", "train", "calibrate"]
     trained = json.loads(tour(f"{commands[0]} --steps 60 --json"))
     assert trained["version"] == "1" and trained["name"] == "occupancy"
     assert {tried["seed"] for tried in trained["seeds"]} == {0, 1} and trained["seed"] in (0, 1)
@@ -55,9 +59,6 @@ def test_every_command_of_the_page_runs(tour: Tour) -> None:
 
 
 def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tocsin.models.occupancy.model import OFFICES
-    from tocsin.pipelines.occupancy import pipeline
-    from tocsin.pipelines.runtime.engine.plan import Model
     from tocsin.pipelines.runtime.settings import Settings
 
     ((_, text),) = [block for block in blocks(PAGE) if block[0] == "toml"]
@@ -65,9 +66,23 @@ def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytes
     monkeypatch.chdir(tour.folder)
     options = Settings.load().pipeline("occupancy").options
     made = pipeline(options, Model(OFFICES, "offices", "cpu"))
-    assert [rule.name for rule in made.rules] == ["unexpected", "stale_air", "stuck_sensor", "silent_sensor"]
-    assert options["rooms"]["lab-2"]["days"] == "mon-sun"
+    assert [rule.name for rule in made.rules] == [
+        "unexpected", "stale_air", "stuck_sensor", "out_of_domain", "silent_sensor",
+    ]  # fmt: skip
+    assert options["rooms"]["lab-2"] == {"days": "mon-sun", "hours": "00:00-24:00", "threshold": 0.6}
     (tour.folder / "tocsin.toml").unlink()
+
+
+def test_a_room_is_calibrated_by_the_pages_command(tour: Tour) -> None:
+    """Three days of results in the lake, and their truth in a file."""
+    recording = recorded("sim", rooms=2, days=DAYS, seed=1)
+    declared = pipeline({}, Model(OFFICES, "offices", "cpu"))
+    land(tour.folder / "lake", declared, *replay(declared, readings(recording)))
+    truth = recording.truth.filter(room="room-000").select(pl.from_epoch("time", "ms"), "occupied")
+    truth.write_csv(tour.folder / "truth.csv", datetime_format="%Y-%m-%d %H:%M:%S")
+    (command,) = [text.strip() for kind, text in blocks(PAGE) if kind == "sh" and "calibrate" in text]
+    said = tour(command)
+    assert re.search(r"room-000: 3 labelled days, occupied \d+% of the time; F1 0\.\d+", said)
 
 
 def test_its_example_in_python_prints_what_the_page_says(

@@ -93,7 +93,7 @@ def test_of_equal_trials_the_first_is_best() -> None:
 
 @pytest.mark.parametrize("name", BASELINE_SPACES)
 def test_a_baseline_is_searched_from_its_own_settings_on(name: str) -> None:
-    sources = [[room(i, found=OccupancyConfig().features)] for i in range(2)]
+    sources = [[room(i, 1200, OccupancyConfig().features)] for i in range(2)]
     one, again = (search_baseline(name, sources, OccupancyConfig(), trials=2, seed=1) for _ in range(2))
     assert one == again
     assert one[0].settings == {setting: BASELINES[name][setting] for setting in BASELINE_SPACES[name]}
