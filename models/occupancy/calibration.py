@@ -18,8 +18,9 @@ WIDEST = 3.0
 """Largest distance of a threshold from the model's own, in logits."""
 CAUTION = 0.02
 """F1 that a threshold must gain for each logit by which it differs from the model's own: few days say little."""
-GAIN = 0.01
-"""F1 that the chosen threshold must gain on days that it was not chosen on. Otherwise the room keeps the model's."""
+GAIN = 0.03
+"""F1 that the chosen threshold must gain on days that it was not chosen on, without more wrong minutes on any of them. Otherwise the
+room keeps the model's."""
 LEAST_DAYS = 2
 
 
@@ -81,10 +82,13 @@ def calibrate(days: Sequence[Day], usual: float) -> Calibration:
             "label other days, too"
         )
     others = [[each for each in days if each is not day] for day in days]
-    judged = np.concatenate([held(day.probability, _best(rest, usual)) for day, rest in zip(days, others, strict=True)])
+    judged = [held(day.probability, _best(rest, usual)) for day, rest in zip(days, others, strict=True)]
     before = _f1(days, usual)
-    f1 = float(f1_score(occupied, judged, zero_division=0))
-    threshold = _best(days, usual) if f1 >= before + GAIN else usual
+    f1 = float(f1_score(occupied, np.concatenate(judged), zero_division=0))
+    worse = any(
+        _wrong(day, now) > _wrong(day, held(day.probability, usual)) for day, now in zip(days, judged, strict=True)
+    )
+    threshold = _best(days, usual) if f1 >= before + GAIN and not worse else usual
     return Calibration(threshold, usual, before, f1, float(occupied.mean()), len(days))
 
 
@@ -97,6 +101,10 @@ def _best(days: Sequence[Day], usual: float) -> float:
     thresholds = [usual if abs(logit - centre) < 1e-9 else round(1 / (1 + math.exp(-logit)), 3) for logit in logits]
     scores = [_f1(days, t) - CAUTION * abs(logit - centre) for t, logit in zip(thresholds, logits, strict=True)]
     return thresholds[int(np.argmax(scores))]
+
+
+def _wrong(day: Day, predicted: NDArray[np.bool_]) -> int:
+    return int((day.occupied != predicted).sum())
 
 
 def _f1(days: Sequence[Day], threshold: float) -> float:
