@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.kept import load_or_fit
 from benchmarks.spread import spread
 from tocsin.models.surprise.baselines import bank, difference, nearest, uniform
-from tocsin.models.surprise.clips import injected, panned
+from tocsin.models.surprise.composites import injected, panned
 from tocsin.models.surprise.config import SurpriseConfig
 from tocsin.models.surprise.detector import DetectorConfig
 from tocsin.models.surprise.domain import RATE, load_footage
@@ -31,7 +31,7 @@ from tocsin.models.surprise.evaluate import Counted, at_recall, best, counted, c
 from tocsin.models.surprise.model import SurpriseModel
 from tocsin.models.surprise.model import load as load_model
 from tocsin.models.surprise.simulation.novelties import SIZES
-from tocsin.models.surprise.simulation.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Clip
+from tocsin.models.surprise.simulation.scene import LESSON_SEEDS, TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Clip
 from tocsin.models.surprise.train import Footage, Recipe, fit, footage, pieces, score_clip
 from tocsin.models.vision.encoder import Encoder, load
 from tocsin.models.vision.video import read
@@ -57,7 +57,7 @@ def main(data: Path, keep: Path) -> None:
     config = SurpriseConfig()
     encoder = load(size=(config.encoder.height, config.encoder.width), layer=config.encoder.layer)
     train, validation, test = (
-        [load_footage(seed, encoder, covers=seeds == TRAIN_SEEDS) for seed in seeds]
+        [load_footage(seed, encoder, covers=seed in LESSON_SEEDS) for seed in seeds]
         for seeds in (TRAIN_SEEDS, VALIDATION_SEEDS, TEST_SEEDS)
     )
     report(train, validation, {"test dives": test, **real(data, encoder)}, config, encoder, keep)
