@@ -19,6 +19,7 @@ import polars as pl
 import pytest
 import simplejpeg
 from kafka.consumer.fetcher import ConsumerRecord
+from typer.testing import CliRunner
 
 from tests.cli.test_cli import Cli, committed
 from tests.cli.test_surprise_sheet import FRAME_HEIGHT, LINE, WIDTH, tocsin
@@ -27,6 +28,7 @@ from tests.support.cameras import LEVELS
 from tests.support.dives import SEEN, SIZE, pan, small_model
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.models.surprise.simulation.scene import Dive
+from tocsin.pipelines.cli.app import app
 from tocsin.pipelines.query import results
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.lake.storage import Lake
@@ -236,7 +238,7 @@ def test_clips_are_evaluated_against_their_table(
     assert not called.why
     (said,) = called.said
     figures = said["figures"]
-    assert {"precision", "recall", "f1", "f2", "false_per_hour", "saved", "saved_bytes", "parameters"} <= figures.keys()
+    assert {"precision", "recall", "recall_covered", "f1", "false_per_hour", "saved", "saved_bytes", "parameters"} <= figures.keys()
     assert said["counted"] == {"clips": 2, "frames": 118, "seconds": 12.0, "novelties": 1}
     assert list(said["left_out"].values()) == [2], "the first frame of each clip"
     assert said["baselines"]["an alert every 10 s"]["recall"] == 0, "the clips are shorter"
@@ -246,6 +248,27 @@ def test_clips_are_evaluated_against_their_table(
     bow, stern = said["parts"]["clips"]["bow"], said["parts"]["clips"]["stern.mp4"]
     assert (bow["novelties"], bow["recall"], bow["false_per_hour"]) == (1, float(found), 0 if found else 3600 / 6)
     assert (stern["novelties"], stern["false_per_hour"], stern["saved"]) == (0, 0, 1)
+    assert stern["recall"] is stern["precision"] is stern["f1"] is None  # nothing is new, and nothing rang
+
+
+def test_anyone_can_compare_the_model_with_itself_without_motion_and_with_baselines(
+    settings: dict[str, str], tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tocsin.models.surprise.simulation.scene.TRAIN_SEEDS", (100,))
+    monkeypatch.setattr("tocsin.models.surprise.simulation.scene.Dive", partial(Dive, seconds=4, size=SIZE))
+    data = recordings(tmp_path / "data", 4.0, 5.0)
+    command = ("evaluate", "surprise", "--data", str(data), "--model", str(weights), "--uncompensated", "--baselines")
+    (said,) = tocsin(settings, *command, "--json").said
+    figures, beside = said["figures"], said["baselines"]
+    assert list(beside) == ["uncompensated", "kNN novelty", "frame difference", "an alert every 10 s"]
+    assert figures["false_per_hour_at_recall"] == figures["false_per_hour"]
+    for name in list(beside)[:3]:
+        assert set(beside[name]) == {
+            "precision", "recall", "recall_covered", "f1", "f2", "false_per_hour", "saved", "false_per_hour_at_recall",
+        }  # fmt: skip
+    given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    printed = CliRunner().invoke(app, [*given, *command], catch_exceptions=False).stdout
+    assert "uncompensated" in printed and "stern.mp4: 0 novelties, precision n/a, recall n/a" in printed
 
 
 def test_what_cannot_be_evaluated_is_one_line(settings: dict[str, str], tmp_path: Path, weights: Path) -> None:

@@ -44,14 +44,10 @@ def test_the_model_without_motion_is_judged_at_its_own_level_and_at_the_same_rec
     assert quiet["recall"] is None and quiet["false_per_hour_at_recall"] is None
 
 
-def test_baselines_are_named_and_those_that_do_not_look_find_by_chance(
-    model: SurpriseModel, clips: list[Footage]
-) -> None:
+def test_baselines_are_judged_at_the_level_that_is_best_for_them(model: SurpriseModel, clips: list[Footage]) -> None:
     found = compare.baselines(model, clips, bank(clips), 0.0, rate=10)
-    assert list(found) == ["kNN novelty", "frame difference", "an alert every 10 s"]
-    paced = found["an alert every 10 s"]
-    # One alert a clip, at frame 100: outside the novelty.
-    assert paced["precision"] == 0 and paced["recall"] == 0 and paced["false_per_hour"] == pytest.approx(2 / 24 * 3600)
-    bright = [replace(clips[0], novelties=[Novelty(95, 105, "fish")])]
-    assert compare.baselines(model, bright, bank(clips), None, rate=10)["an alert every 10 s"]["recall"] == 1
-    assert found["frame difference"]["false_per_hour_at_recall"] is not None
+    assert list(found) == ["kNN novelty", "frame difference"]
+    for figures in found.values():
+        assert figures["recall"] in (0.0, 1.0) and figures["false_per_hour_at_recall"] == 0  # the highest level is silent
+    without = [replace(clip, novelties=()) for clip in clips]
+    assert all(f["recall"] is None for f in compare.baselines(model, without, bank(clips), None, rate=10).values())
