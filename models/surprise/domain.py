@@ -194,7 +194,8 @@ def _line(name: str, clip: Mapping[str, Any]) -> str:
     """A clip's metrics as one line of text; n/a where one has no meaning."""
     shown = {"precision": 2, "recall": 2, "recall_covered": 2, "false_per_hour": 0}
     figures = [
-        f"{figure} " + ("n/a" if clip[figure] is None else f"{clip[figure]:.{digits}f}") for figure, digits in shown.items()
+        f"{figure} " + ("n/a" if clip[figure] is None else f"{clip[figure]:.{digits}f}")
+        for figure, digits in shown.items()
     ]
     return f"{name}: {clip['novelties']} novelties, " + ", ".join(figures)
 

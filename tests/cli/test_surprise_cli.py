@@ -18,7 +18,9 @@ import numpy as np
 import polars as pl
 import pytest
 import simplejpeg
+import torch
 from kafka.consumer.fetcher import ConsumerRecord
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from tests.cli.test_cli import Cli, committed
@@ -238,7 +240,16 @@ def test_clips_are_evaluated_against_their_table(
     assert not called.why
     (said,) = called.said
     figures = said["figures"]
-    assert {"precision", "recall", "recall_covered", "f1", "false_per_hour", "saved", "saved_bytes", "parameters"} <= figures.keys()
+    assert {
+        "precision",
+        "recall",
+        "recall_covered",
+        "f1",
+        "false_per_hour",
+        "saved",
+        "saved_bytes",
+        "parameters",
+    } <= figures.keys()
     assert said["counted"] == {"clips": 2, "frames": 118, "seconds": 12.0, "novelties": 1}
     assert list(said["left_out"].values()) == [2], "the first frame of each clip"
     assert said["baselines"]["an alert every 10 s"]["recall"] == 0, "the clips are shorter"
@@ -292,6 +303,8 @@ def test_training_on_clips_registers_a_champion_that_judges(
     )
     for name, seed in (("TRAIN_SEEDS", 100), ("VALIDATION_SEEDS", 700)):
         monkeypatch.setattr(f"tocsin.models.surprise.simulation.scene.{name}", (seed,))
+    for name, value in (("PANS", 1), ("VALIDATION", 1), ("SECONDS", 4.0)):
+        monkeypatch.setattr(f"tocsin.models.surprise.pans.{name}", value)
     monkeypatch.setattr("tocsin.models.surprise.simulation.scene.Dive", partial(Dive, seconds=4, size=SIZE))
     given = {**settings, "mlflow.enabled": "true", "pipelines.surprise.model": "surprise@champion"}
     out = tmp_path / "trained"
@@ -301,7 +314,7 @@ def test_training_on_clips_registers_a_champion_that_judges(
     (made,) = called.said
     assert (made["model"], made["name"], made["version"]) == (str(out), "surprise", "1")
     assert [tried["seed"] for tried in made["seeds"]] == [0, 1] and made["seed"] in (0, 1)
-    assert all({"precision", "recall", "f1"} <= set(tried) for tried in made["seeds"])
+    assert all({"f1", "false_per_hour"} <= set(tried) for tried in made["seeds"])
 
     from mlflow import MlflowClient
 
@@ -310,8 +323,13 @@ def test_training_on_clips_registers_a_champion_that_judges(
     run = registry.get_run(champion.run_id).data
     assert run.params["data"] == f"sim {clips}" and run.params["seed"] == str(made["seed"])
     assert "validation_f1" in run.metrics
-    again = tocsin(given, *command[:-2], "--out", str(out), "--json")  # equals the champion on the same dives
+    again = tocsin(given, *command[:-2], "--out", str(out), "--json")  # equals the champion on the same clips
     assert not again.why and (again.said[0]["version"], again.said[0]["refused"]) == ("2", None)
+    kept = tocsin(given, *command[:-2], "--predictor", str(out), "--out", str(tmp_path / "kept"), "--json")
+    assert not kept.why
+    one, other = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "kept"))
+    same = {name for name, t in one.items() if torch.equal(t, other[name])}
+    assert {name for name in one if not name.startswith("triage.")} <= same and same != set(one)
     monkeypatch.undo()  # the champion runs without the patches
     report, records = fed(given, "--from", str(clips / "dive0"), "--rate", "0")
     assert report["rows"] == len(records) == 30

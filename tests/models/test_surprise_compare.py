@@ -48,6 +48,8 @@ def test_baselines_are_judged_at_the_level_that_is_best_for_them(model: Surprise
     found = compare.baselines(model, clips, bank(clips), 0.0, rate=10)
     assert list(found) == ["kNN novelty", "frame difference"]
     for figures in found.values():
-        assert figures["recall"] in (0.0, 1.0) and figures["false_per_hour_at_recall"] == 0  # the highest level is silent
+        assert (
+            figures["recall"] in (0.0, 1.0) and figures["false_per_hour_at_recall"] == 0
+        )  # the highest level is silent
     without = [replace(clip, novelties=()) for clip in clips]
     assert all(f["recall"] is None for f in compare.baselines(model, without, bank(clips), None, rate=10).values())
