@@ -6,8 +6,8 @@ DATA must contain underwater_fish, underwater_subvo, underwater_mbari and underw
 (default: build/surprise_real), and an interrupted run resumes with those. A run takes about two hours on one core.
 
 Each recording is left out in turn: triage learns from simulated dives and from pans over the others, the detector's level is chosen
-on validation dives and on pans over the others, and the figures are those of the pans over the one left out. underwater_tank is
-never trained on. The predictor is the shipped one, which has seen simulated dives only.
+on validation dives and on further pans over the others, as `tocsin train surprise` does, and the figures are those of the one left
+out. underwater_tank is never trained on. The predictor is the shipped one, which has seen simulated dives only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tocsin.models.surprise.detector import DetectorConfig
 from tocsin.models.surprise.domain import load_footage
 from tocsin.models.surprise.evaluate import Counted, at_recall, best, counted, curve, levels
 from tocsin.models.surprise.model import SurpriseModel, load
-from tocsin.models.surprise.pans import PANS, TRAIN_SEED, lessons, stills
+from tocsin.models.surprise.pans import PANS, TRAIN_SEED, VALIDATION, VALIDATION_SEED, lessons, stills
 from tocsin.models.surprise.simulation.novelties import Novelty
 from tocsin.models.surprise.simulation.scene import LESSON_SEEDS, TEST_SEEDS, VALIDATION_SEEDS, Clip
 from tocsin.models.surprise.train import Footage, fit, footage, pieces, score_clip
@@ -40,8 +40,6 @@ TRAINED = ("fish", "subvo", "mbari")
 """Recordings that weights which ship may learn from."""
 PAN_SEEDS = (0, 1)
 FOOTAGE_SEEDS = (-1, 0, 1)
-VALIDATION = 8
-"""Simulated dives that take part in the choice of the level."""
 
 
 Scored = tuple[Tensor, tuple[Novelty, ...]]
@@ -73,14 +71,10 @@ class Store:
 
     def model(self, out: str, seed: int) -> SurpriseModel:
         """A model that has not learned from recording `out`."""
-        learned = [name for name in TRAINED if name != out]
 
         def train() -> SurpriseModel:
-            dives = [f"sim/{dive}" for dive in LESSON_SEEDS]
-            own = [
-                f"pans/{path.stem}" for name in learned for path in sorted((self.keep / "pans").glob(f"{name}-*.pt"))
-            ]
-            clips = [self.clip(name) for name in [*dives, *own]]
+            names = [*(f"sim/{dive}" for dive in LESSON_SEEDS), *self.learned("pans", out)]
+            clips = [self.clip(name) for name in names]
             m = self._shipped
             return fit(clips, m.config, m.encoder, seed=seed, predictor=m.predictor)
 
@@ -92,14 +86,13 @@ class Store:
         encoder = self._shipped.encoder
         for dive in (*LESSON_SEEDS, *VALIDATION_SEEDS, *TEST_SEEDS):
             self._put(f"sim/{dive}", partial(load_footage, dive, encoder, covers=dive in LESSON_SEEDS))
-        paths = [
-            (name, number, self._data / path) for name in TRAINED for number, path in enumerate(RECORDINGS[name].paths)
-        ]
-        names = [f"pans/{name}-{number}-{pan}" for name, number, _ in paths for pan in range(PANS)]
-        if not all((self.keep / f"{name}.pt").exists() for name in names):
-            frames = [stills(path, PANS, rate=RATE) for _, _, path in paths]
-            for name, lesson in zip(names, lessons(frames, PANS, encoder, rate=RATE, seed=TRAIN_SEED), strict=True):
-                self._put(name, lambda lesson=lesson: lesson)  # type: ignore[misc]
+        paths = [path for name in TRAINED for path in self._paths(name)]
+        for folder, each, seed in (("pans", PANS, TRAIN_SEED), ("valpans", VALIDATION, VALIDATION_SEED)):
+            names = [f"{folder}/{folder}-{name}-{pan}" for name, _ in paths for pan in range(each)]
+            if not all((self.keep / f"{name}.pt").exists() for name in names):
+                frames = [stills(path, PANS, rate=RATE) for _, path in paths]
+                for name, lesson in zip(names, lessons(frames, each, encoder, rate=RATE, seed=seed), strict=True):
+                    self._put(name, lambda lesson=lesson: lesson)  # type: ignore[misc]
         for kind, make, seeds in (("pan", pans, PAN_SEEDS), ("foot", footage_of, FOOTAGE_SEEDS)):
             for name in RECORDINGS:
                 for seed in seeds:
@@ -110,6 +103,20 @@ class Store:
     def names(self, kind: str, name: str) -> list[str]:
         """Clips of a recording: `pan`, or `foot` for footage."""
         return [f"real/{path.stem}" for path in sorted((self.keep / "real").glob(f"{kind}-{name}-*.pt"))]
+
+    def learned(self, folder: str, out: str) -> list[str]:
+        """Pans over the recordings that a model without `out` learns from: `pans`, or `valpans` for its level."""
+        names = [name for recording in TRAINED if recording != out for name, _ in self._paths(recording)]
+        return [
+            f"{folder}/{path.stem}"
+            for name in names
+            for path in sorted((self.keep / folder).glob(f"{folder}-{name}-*.pt"))
+        ]
+
+    def _paths(self, recording: str) -> list[tuple[str, Path]]:
+        """A name and the path of each clip of a recording."""
+        paths = RECORDINGS[recording].paths
+        return [(f"{recording}-{number}", self._data / path) for number, path in enumerate(paths)]
 
     def _put(self, name: str, make: Callable[[], Footage]) -> None:
         file = self.keep / f"{name}.pt"
@@ -124,23 +131,21 @@ def main(data: Path, keep: Path) -> None:
     store = Store(keep, data, shipped)
     store.encode()
     d = shipped.config.detector
-    tried, dives = levels(d, triaged=True), [f"sim/{dive}" for dive in VALIDATION_SEEDS[:VALIDATION]]
+    tried, dives = levels(d, triaged=True), [f"sim/{dive}" for dive in VALIDATION_SEEDS]
     print("\n### Pans over stills of the recording left out\n")
     print("| left out | form | recall, began | covered | precision | F1 | false a minute | false at the same recall |")
     print("|---|---|---|---|---|---|---|---|")
     chosen = dict[tuple[str, int], DetectorConfig]()
     for out in RECORDINGS:
-        own, others = (
-            store.names("pan", out),
-            [n for name in RECORDINGS if name != out for n in store.names("pan", name)],
-        )
+        own = store.names("pan", out)
+        settled = [*dives, *store.learned("valpans", out)]
         counts, beside = list[Counted](), list[Counted]()
         same = list[tuple[Counted, Counted]]()
         for seed in SEEDS:
             model = store.model(out, seed)
             form = f"f-{out if out in TRAINED else 'all'}-{seed}"
             score = partial(score_clip, model)
-            level = chosen[out, seed] = best(_curve(store.scored(form, score, [*dives, *others]), tried))
+            level = chosen[out, seed] = best(_curve(store.scored(form, score, settled), tried))
             found = _curve(store.scored(form, score, own), [level, *tried])
             blind = _curve(store.scored(f"{form}-un", partial(score_clip, model.uncompensated()), own), [level, *tried])
             counts.append(found[level])
