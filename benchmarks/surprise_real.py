@@ -32,7 +32,7 @@ from tocsin.models.surprise.model import SurpriseModel, load
 from tocsin.models.surprise.pans import PANS, TRAIN_SEED, VALIDATION, VALIDATION_SEED, lessons, stills
 from tocsin.models.surprise.simulation.novelties import Novelty
 from tocsin.models.surprise.simulation.scene import LESSON_SEEDS, TEST_SEEDS, VALIDATION_SEEDS, Clip
-from tocsin.models.surprise.train import Footage, fit, footage, pieces, score_clip
+from tocsin.models.surprise.train import ALLOWED, Footage, fit, footage, pieces, score_clip
 from tocsin.models.vision.encoder import Encoder
 
 SEEDS = range(3)
@@ -145,7 +145,7 @@ def main(data: Path, keep: Path) -> None:
             model = store.model(out, seed)
             form = f"f-{out if out in TRAINED else 'all'}-{seed}"
             score = partial(score_clip, model)
-            level = chosen[out, seed] = best(_curve(store.scored(form, score, settled), tried))
+            level = chosen[out, seed] = best(_curve(store.scored(form, score, settled), tried), most=ALLOWED)
             found = _curve(store.scored(form, score, own), [level, *tried])
             blind = _curve(store.scored(f"{form}-un", partial(score_clip, model.uncompensated()), own), [level, *tried])
             counts.append(found[level])

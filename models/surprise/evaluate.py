@@ -128,9 +128,16 @@ def curve(
     return found
 
 
-def best(found: dict[DetectorConfig, Counted]) -> DetectorConfig:
-    """The detector with the best F1; ties go to the highest level."""
-    return max(found, key=lambda config: (found[config].figures()["f1"] or 0.0, config.factor, config.least))
+def best(found: dict[DetectorConfig, Counted], *, most: float | None = None) -> DetectorConfig:
+    """The detector with the best F1; ties go to the highest level.
+
+    Args:
+        most: false alerts an hour that are allowed. If no detector has as few, the one with the fewest is returned.
+    """
+    rates = {config: count.figures()["false_per_hour"] or 0.0 for config, count in found.items()}
+    limit = max(most, min(rates.values())) if most is not None else max(rates.values())
+    allowed = [config for config, rate in rates.items() if rate <= limit]
+    return max(allowed, key=lambda config: (found[config].figures()["f1"] or 0.0, config.factor, config.least))
 
 
 def at_recall(found: dict[DetectorConfig, Counted], recall: float) -> Counted | None:

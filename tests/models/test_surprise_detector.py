@@ -161,6 +161,9 @@ def test_a_curve_trades_recall_for_precision_and_its_best_point_is_the_best_f1()
     assert recalls[0] == 1.0 and recalls[-1] == 0.0 and recalls == sorted(recalls, reverse=True)
     chosen = found[best(found)]
     assert (chosen.found, chosen.false) == (2, 0)
+    assert (found[best(found, most=0.0)].found, found[best(found, most=0.0)].false) == (2, 0)
+    noisy = {config: count + Counted(false=2, seconds=1.0) for config, count in found.items()}
+    assert noisy[best(noisy, most=1.0)].false == 2  # none is allowed: the fewest
     assert at_recall(found, 1.0) is not None and at_recall(found, 1.0).false == 0
     assert at_recall({CONFIG: Counted(1, 1, 2, 0)}, 0.8) is None
 
