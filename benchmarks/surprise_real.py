@@ -155,8 +155,8 @@ def main(data: Path, keep: Path) -> None:
         _line(out, "the same, uncompensated", beside, " ".join(f"{other.false}" for _, other in same))
         memory = bank([store.clip(f"sim/{dive}") for dive in LESSON_SEEDS[::5]])
         untriaged = levels(replace(d, least=0.0), triaged=False)
-        for name, score in (("kNN novelty", partial(nearest, memory=memory)), ("frame difference", difference)):
-            found = _curve(store.scored(name.replace(" ", "-"), score, own), untriaged)
+        for name, baseline in (("kNN novelty", partial(nearest, memory=memory)), ("frame difference", difference)):
+            found = _curve(store.scored(name.replace(" ", "-"), baseline, own), untriaged)
             _line(out, f"{name}, at its best level", [found[best(found)]], "")
         pace = Counted()
         for clip in map(store.clip, own):
