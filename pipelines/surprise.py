@@ -33,6 +33,7 @@ from tocsin.pipelines.runtime import (
     Pipeline,
     Rows,
     Stage,
+    StateDelta,
     StepContext,
     Stores,
     Truth,
@@ -77,6 +78,8 @@ class SurpriseOptions(Options):
         late: by how much frames of a camera may be out of order, in the unit of their time or as a duration; they wait for so long.
         roots: folders in which messages may say that their frames lie.
         keep_every: of an event's frames, one in so many is kept.
+        level: the lowest score at which an event begins; None: the model's own. A lower one is more sensitive.
+        factor: how many median absolute deviations above its median a camera's score begins an event; None: the model's own.
     """
 
     name: str = "surprise"
@@ -84,6 +87,8 @@ class SurpriseOptions(Options):
     late: Lateness = 0
     roots: list[str] = Field(default_factory=list)
     keep_every: int = Field(default=5, ge=1)
+    level: float | None = Field(default=None, ge=0)
+    factor: float | None = Field(default=None, gt=0)
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -99,6 +104,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """
     model = Model.required(model, "surprise")
     network, o = model.load(load, training="tocsin train surprise"), SurpriseOptions.read(options)
+    network = network.tuned(level=o.level, factor=o.factor)
     fields = frame_fields(*network.size, roots=o.roots)
     return Pipeline(
         name=o.name,
@@ -127,6 +133,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         files={"frame": "jpeg"},
         truth=Truth(schema=REVIEW, key="camera", event_time="start", score=_live_scores),
         model_version=model.version,
+        state_version=2,
+        migrate=_migrate,
         batch=Batch(rows=64, wait="20ms"),
     )
 
@@ -222,6 +230,11 @@ def _store(memory: Memory, cells: Mapping[str, CellStore], slots: torch.Tensor) 
 def _results(shots: Iterable[Shot], rate: float, folder: Path, version: str) -> tuple[pl.DataFrame, list[int], int]:
     table, alerts, size = replay_clip(pipeline({}, Model(folder, version, "auto")), shots, rate=rate)
     return table, [alert.data["sequence"] for alert in alerts if alert.transition == "raised"], size
+
+
+def _migrate(version: int, state: StateDelta) -> StateDelta | None:
+    """Version 1 had no recent course of the score: it starts empty, and everything else stays."""
+    return state if version == 1 else None
 
 
 def _live_scores(results: pl.LazyFrame, reviews: pl.LazyFrame) -> pl.DataFrame:

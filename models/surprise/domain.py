@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tocsin.models.domain import SIM, DecimalComma, Domain, Evaluation, Feed, Option, Shot, Trained, Training
+from tocsin.models.domain import SHIPPED, SIM, DecimalComma, Domain, Evaluation, Feed, Option, Shot, Trained, Training
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
 
     from tocsin.models.attempts import Attempt
     from tocsin.models.gate import Candidate
+    from tocsin.models.surprise.evaluate import Counted
     from tocsin.models.surprise.model import SurpriseModel
     from tocsin.models.surprise.simulation.novelties import Novelty
     from tocsin.models.surprise.train import Footage
     from tocsin.models.vision.encoder import Encoder
+    from tocsin.models.vision.video import Frame
 
 RATE = 10.0
 """Frames per second for feeding, training and evaluation."""
@@ -39,38 +42,56 @@ class Surprise(Domain):
 
     results: Callable[[Iterable[Shot], float, Path, str], tuple[pl.DataFrame, list[int], int]]
 
-    def train(self, run: Training, *, steps: Annotated[int | None, Option("Training steps.")] = None) -> Trained:
-        """Train a predictor on clips, without their truth, or on simulated dives.
+    def train(
+        self,
+        run: Training,
+        *,
+        steps: Annotated[int | None, Option("Training steps.")] = None,
+        predictor: Annotated[
+            str | None,
+            Option("Keep the predictor of this model, and train only triage [train both].", metavar="DIR|shipped"),
+        ] = None,
+    ) -> Trained:
+        """Train a predictor on clips, without their truth, or on simulated dives; and triage on dives, and on pans over the clips.
 
-        The detector's level is selected on validation dives that are not trained on.
+        The detector's level is selected on validation dives, and on other pans over the same clips, that are not trained on.
 
         Raises:
-            ValueError: there are no clips.
+            ValueError: there are no clips, or the folder of `predictor` holds no model.
         """
         from tocsin.models import registry
         from tocsin.models.attempts import Attempt, keep
         from tocsin.models.surprise.config import SurpriseConfig
+        from tocsin.models.surprise.model import SHIPPED as WEIGHTS
         from tocsin.models.surprise.model import SurpriseModel
+        from tocsin.models.surprise.model import load as load_model
         from tocsin.models.surprise.train import Recipe, calibrate, fit
         from tocsin.models.vision.encoder import load
 
         place, progress, recipe = run.place("surprise"), run.progress, Recipe()
         if steps is not None:
             recipe = replace(recipe, steps=steps, triage_steps=min(steps, recipe.triage_steps))
-        config = SurpriseConfig()
-        settings = config.encoder
-        encoder = load(
-            settings.source, size=(settings.height, settings.width), layer=settings.layer, merge=settings.merge
-        )
-        clips, unseen = _footage(run, encoder)
+        kept = load_model(WEIGHTS if predictor == SHIPPED else Path(predictor)) if predictor else None
+        config = replace(kept.config, detector=SurpriseConfig().detector) if kept else SurpriseConfig()
+        c = config.encoder
+        encoder = kept.encoder if kept else load(c.source, size=(c.height, c.width), layer=c.layer, merge=c.merge)
+        clips, unseen, stills = _footage(run, encoder, only_triage=kept is not None)
         attempts: dict[int, Attempt[SurpriseModel]] = {}
         for seed in run.seeds:
             task = progress.add_task(f"seed {seed}", total=1)
             curve = registry.Curve()
-            model = fit(clips, config, encoder, recipe, seed=seed, progress=curve.add)
+            model = fit(
+                clips,
+                config,
+                encoder,
+                recipe,
+                seed=seed,
+                progress=curve.add,
+                predictor=kept.predictor if kept else None,
+            )
             model = SurpriseModel(calibrate(model, unseen, rate=RATE), model.predictor, encoder, model.triage)
             figures = _figures(model, unseen)
-            line = f": F1 {figures['f1']:.3f} of events on validation dives"
+            line = f": F1 {figures['f1']:.3f} of events on validation clips"
             attempts[seed] = Attempt(model, figures["f1"], curve.end(figures), figures, line)
             progress.advance(task)
         return keep(
@@ -78,17 +99,27 @@ class Surprise(Domain):
             attempts,
             domain="surprise",
             place=place,
-            candidate=lambda seed: _candidate(attempts[seed], place[1], clips, unseen),
+            candidate=lambda seed: _candidate(attempts[seed], place[1], clips, unseen, stills),
             params=lambda model: asdict(model.config.network),
         )
 
-    def evaluate(self, folder: Path, version: str, data: str, *, decimal_comma: DecimalComma = False) -> Evaluation:
+    def evaluate(
+        self,
+        folder: Path,
+        version: str,
+        data: str,
+        *,
+        decimal_comma: DecimalComma = False,
+        uncompensated: Annotated[bool, Option("Score the model without the camera's motion, too.")] = False,
+        baselines: Annotated[bool, Option("Score baselines, too.")] = False,
+    ) -> Evaluation:
         """Run the pipeline over clips with a truth, see `tocsin.models.surprise.clips`, or over the simulated test dives.
 
         Returns:
             Metrics over all clips, as in `Counted.figures`; `saved_bytes`, the share of the frames' bytes that was not kept; and
-            `parameters`; and the metrics of each clip.
+            `parameters`; the metrics of each clip; and those of what the model is compared with, see `compare`.
         """
+        from tocsin.models.surprise import compare
         from tocsin.models.surprise.baselines import uniform
         from tocsin.models.surprise.evaluate import Counted, counted
         from tocsin.models.surprise.model import load
@@ -103,15 +134,17 @@ class Surprise(Domain):
             total_bytes += size
             kept_bytes += round(size * table["frame"].count() / max(len(table), 1))
         total = sum(counts.values(), Counted())
+        beside = self._beside(folder, data, decimal_comma, total, uncompensated, baselines)
         clips = {name: {**count.figures(), "novelties": count.novelties} for name, count in counts.items()}
         return Evaluation(
             {
                 **total.figures(),
+                **({compare.AT_RECALL: total.figures()["false_per_hour"]} if beside else {}),
                 "saved_bytes": 1 - kept_bytes / max(total_bytes, 1),
                 "parameters": load(folder).parameters,
             },
             {"clips": clips},
-            baselines={f"an alert every {PACE} s": {name: paced.figures()[name] for name in PACED}},
+            baselines={**beside, f"an alert every {PACE} s": {name: paced.figures()[name] for name in PACED}},
             counted={
                 "clips": len(clips),
                 "frames": total.frames - first,
@@ -121,6 +154,31 @@ class Surprise(Domain):
             left_out={"frames without one before them, from which they could be predicted": first},
             lines=[_line(name, clip) for name, clip in clips.items()],
         )
+
+    def _beside(
+        self, folder: Path, data: str, decimal_comma: bool, total: Counted, uncompensated: bool, baselines: bool
+    ) -> dict[str, dict[str, float | None]]:
+        """Figures of what the model is compared with, on the same clips; see `tocsin.models.surprise.compare`."""
+        from tocsin.models.surprise import compare
+        from tocsin.models.surprise.baselines import bank
+        from tocsin.models.surprise.model import load
+        from tocsin.models.surprise.simulation.scene import TRAIN_SEEDS
+        from tocsin.models.surprise.train import footage, pieces
+
+        found: dict[str, dict[str, float | None]] = {}
+        if not (uncompensated or baselines):
+            return found
+        model, recall = load(folder), total.figures()["recall"]
+        clips = [
+            footage(pieces(frames, model.size), model.encoder, truth)
+            for _, frames, truth in _labelled(data, decimal_comma)
+        ]
+        if uncompensated:
+            found |= compare.without_motion(model, clips, recall, rate=RATE)
+        if baselines:
+            memory = bank([load_footage(seed, model.encoder) for seed in TRAIN_SEEDS[::10]])
+            found |= compare.baselines(model, clips, memory, recall, rate=RATE)
+        return found
 
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
         """Feed a video, a camera's stream or a simulated dive."""
@@ -133,9 +191,13 @@ class Surprise(Domain):
 
 
 def _line(name: str, clip: Mapping[str, Any]) -> str:
-    """A clip's metrics as one line of text."""
-    figures = ", ".join(f"{figure} {clip[figure]:.2f}" for figure in ("precision", "recall", "false_per_hour"))
-    return f"{name}: {clip['novelties']} novelties, {figures}"
+    """A clip's metrics as one line of text; n/a where one has no meaning."""
+    shown = {"precision": 2, "recall": 2, "recall_covered": 2, "false_per_hour": 0}
+    figures = [
+        f"{figure} " + ("n/a" if clip[figure] is None else f"{clip[figure]:.{digits}f}")
+        for figure, digits in shown.items()
+    ]
+    return f"{name}: {clip['novelties']} novelties, " + ", ".join(figures)
 
 
 def _labelled(data: str, decimal_comma: bool) -> Iterator[tuple[str, Iterator[np.ndarray], Sequence[Novelty]]]:
@@ -152,39 +214,72 @@ def _labelled(data: str, decimal_comma: bool) -> Iterator[tuple[str, Iterator[np
         yield path.name, read(path, rate=RATE, size=None), intervals(truth, RATE)
 
 
-def _footage(run: Training, encoder: Encoder) -> tuple[list[Footage], list[Footage]]:
-    """Read the clips to train on, and the validation dives."""
-    from tocsin.models.surprise.simulation.scene import TRAIN_SEEDS, VALIDATION_SEEDS
+def _footage(
+    run: Training, encoder: Encoder, *, only_triage: bool
+) -> tuple[list[Footage], list[Footage], list[list[Frame]]]:
+    """Read the clips to train on: dives, the clips, and pans over frames of the clips; those to validate on, see `_unseen`; and the
+    stills of each clip.
+    """
+    from tocsin.models.surprise import pans
+    from tocsin.models.surprise.simulation.scene import LESSON_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS
 
-    sources: list[Path | int] = [*TRAIN_SEEDS] if SIM in run.data else []
-    sources += [path for folder in run.data if folder != SIM for path in _clips(Path(folder))]
-    if not sources:
+    dives = [*(LESSON_SEEDS if only_triage else TRAIN_SEEDS)] if SIM in run.data else []
+    paths = [path for folder in run.data if folder != SIM for path in _clips(Path(folder))]
+    if not (dives or paths):
         raise ValueError(f"--data {' '.join(run.data)}: expected clips to train on, got none")
-    clips: list[Footage] = []
-    task = run.progress.add_task("looking", total=len(sources) + len(VALIDATION_SEEDS))
-    for number, source in enumerate([*sources, *VALIDATION_SEEDS]):
-        clips.append(load_footage(source, encoder, covers=number < len(sources)))
-        run.progress.advance(task)
-    return clips[: len(sources)], clips[len(sources) :]
+    stills = [pans.stills(path, pans.PANS, rate=RATE) for path in paths]
+    each = pans.count(len(paths))
+    read = [] if only_triage else paths
+    task = run.progress.add_task(
+        "looking", total=len(dives) + len(read) + len(VALIDATION_SEEDS) + len(paths) * (each + pans.VALIDATION)
+    )
+
+    def looked(footage: Iterable[Footage]) -> Iterator[Footage]:
+        for clip in footage:
+            run.progress.advance(task)
+            yield clip
+
+    clips = list(
+        looked(
+            chain(
+                (load_footage(seed, encoder, covers=seed in LESSON_SEEDS) for seed in dives),
+                (load_footage(path, encoder) for path in read),
+                pans.lessons(stills, each, encoder, rate=RATE, seed=pans.TRAIN_SEED),
+            )
+        )
+    )
+    return clips, list(looked(_unseen(stills, encoder))), stills
+
+
+def _unseen(stills: Sequence[Sequence[Frame]], encoder: Encoder) -> Iterator[Footage]:
+    """What models are validated on: dives, and pans over the stills of clips."""
+    from tocsin.models.surprise import pans
+    from tocsin.models.surprise.simulation.scene import VALIDATION_SEEDS
+
+    for seed in VALIDATION_SEEDS:
+        yield load_footage(seed, encoder)
+    yield from pans.lessons(stills, pans.VALIDATION, encoder, rate=RATE, seed=pans.VALIDATION_SEED)
 
 
 def _candidate(
-    attempt: Attempt[SurpriseModel], folder: Path, clips: Sequence[Footage], unseen: Sequence[Footage]
+    attempt: Attempt[SurpriseModel],
+    folder: Path,
+    clips: Sequence[Footage],
+    unseen: Sequence[Footage],
+    stills: Sequence[Sequence[Frame]],
 ) -> Candidate:
-    """A model that was saved to `folder`, compared with the champion on the validation dives `unseen`."""
+    """A model that was saved to `folder`, compared with the champion on `unseen`, see `_unseen`."""
     from tocsin.models.gate import Candidate
     from tocsin.models.surprise.model import load
-    from tocsin.models.surprise.simulation.scene import VALIDATION_SEEDS
     from tocsin.models.surprise.train import score_clip
 
     def against(other: Path) -> tuple[float, float]:
         champion = load(other)
         same = champion.config.encoder == attempt.model.config.encoder
-        dives = unseen if same else [load_footage(source, champion.encoder) for source in VALIDATION_SEEDS]
-        return attempt.score, _figures(champion, dives)["f1"]
+        return attempt.score, _figures(champion, unseen if same else list(_unseen(stills, champion.encoder)))["f1"]
 
     return Candidate(
-        measure="F1 of events on validation dives",
+        measure="F1 of events on validation clips",
         lower=False,
         score=attempt.score,
         outputs=lambda: [score_clip(load(folder), clip) for clip in [*unseen, *clips][:1]],
@@ -200,7 +295,8 @@ def _figures(model: SurpriseModel, dives: Sequence[Footage]) -> dict[str, float]
     parts = [
         counted(*detect(score_clip(model, clip), model.config.detector), clip.novelties, rate=RATE) for clip in dives
     ]
-    return sum(parts, Counted()).figures()
+    figures = sum(parts, Counted()).figures()
+    return {"f1": 0.0} | {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def _clips(folder: Path) -> list[Path]:
@@ -215,7 +311,7 @@ def load_footage(source: Path | int, encoder: Encoder, *, covers: bool = False) 
     import numpy as np
     import torch
 
-    from tocsin.models.surprise.clips import covered
+    from tocsin.models.surprise.composites import covered
     from tocsin.models.surprise.simulation.scene import Dive, scene_of
     from tocsin.models.surprise.train import footage, pieces
     from tocsin.models.vision.video import read

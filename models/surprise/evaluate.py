@@ -25,6 +25,7 @@ class Counted:
 
     Args:
         found: novelties during which an alert began.
+        covered: novelties during which an event was running, whenever it began.
         novelties: all novelties.
         false: alerts outside all novelties.
         kept: frames that belong to events.
@@ -33,6 +34,7 @@ class Counted:
     """
 
     found: int = 0
+    covered: int = 0
     novelties: int = 0
     false: int = 0
     kept: int = 0
@@ -42,18 +44,24 @@ class Counted:
     def __add__(self, other: Counted) -> Counted:
         return Counted(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
-    def figures(self) -> dict[str, float]:
-        """Precision, recall, F1 and F2 of events, false alerts an hour, and the share of frames that need not be sent."""
-        precision = self.found / max(self.found + self.false, 1)
-        recall = self.found / max(self.novelties, 1)
+    def figures(self) -> dict[str, float | None]:
+        """Precision, recall, F1 and F2 of events, the share of novelties that events cover, false alerts an hour, and the share of
+        frames that need not be sent. A figure that has no meaning, such as the recall where nothing is new, is None.
+        """
+        missed = self.novelties - self.found
         return {
-            "precision": precision,
-            "recall": recall,
-            "f1": 2 * precision * recall / max(precision + recall, 1e-9),
-            "f2": 5 * precision * recall / max(4 * precision + recall, 1e-9),
-            "false_per_hour": self.false / max(self.seconds, 1e-9) * 3600,
-            "saved": 1 - self.kept / max(self.frames, 1),
+            "precision": _share(self.found, self.found + self.false),
+            "recall": _share(self.found, self.novelties),
+            "recall_covered": _share(self.covered, self.novelties),
+            "f1": _share(2 * self.found, 2 * self.found + self.false + missed),
+            "f2": _share(5 * self.found, 5 * self.found + self.false + 4 * missed),
+            "false_per_hour": _share(3600 * self.false, self.seconds),
+            "saved": _share(self.frames - self.kept, self.frames),
         }
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
 
 
 def counted(begins: Iterable[int], novel: Sequence[bool], novelties: Sequence[Novelty], *, rate: float) -> Counted:
@@ -70,7 +78,9 @@ def counted(begins: Iterable[int], novel: Sequence[bool], novelties: Sequence[No
         matching = [i for i, novelty in enumerate(novelties) if novelty.first <= at <= novelty.last + grace]
         false += not matching
         found |= set([i for i in matching if i not in found][:1])
-    return Counted(len(found), len(novelties), false, sum(novel), len(novel), len(novel) / rate)
+    spans = [novel[novelty.first : int(novelty.last + grace) + 1] for novelty in novelties]
+    covered = found | {i for i, span in enumerate(spans) if any(span)}
+    return Counted(len(found), len(covered), len(novelties), false, sum(novel), len(novel), len(novel) / rate)
 
 
 def detect(scores: Tensor, config: DetectorConfig) -> tuple[list[int], list[bool]]:
@@ -118,9 +128,16 @@ def curve(
     return found
 
 
-def best(found: dict[DetectorConfig, Counted]) -> DetectorConfig:
-    """The detector with the best F1; ties go to the highest level."""
-    return max(found, key=lambda config: (found[config].figures()["f1"], config.factor, config.least))
+def best(found: dict[DetectorConfig, Counted], *, most: float | None = None) -> DetectorConfig:
+    """The detector with the best F1; ties go to the highest level.
+
+    Args:
+        most: false alerts an hour that are allowed. If no detector has as few, the one with the fewest is returned.
+    """
+    rates = {config: count.figures()["false_per_hour"] or 0.0 for config, count in found.items()}
+    limit = max(most, min(rates.values())) if most is not None else max(rates.values())
+    allowed = [config for config, rate in rates.items() if rate <= limit]
+    return max(allowed, key=lambda config: (found[config].figures()["f1"] or 0.0, config.factor, config.least))
 
 
 def at_recall(found: dict[DetectorConfig, Counted], recall: float) -> Counted | None:
@@ -128,5 +145,5 @@ def at_recall(found: dict[DetectorConfig, Counted], recall: float) -> Counted | 
 
     Benchmarks use it to compare forms at the same recall.
     """
-    reached = [count for count in found.values() if count.figures()["recall"] >= recall - 1e-9]
+    reached = [count for count in found.values() if (count.figures()["recall"] or 0.0) >= recall - 1e-9]
     return min(reached, key=lambda count: count.false) if reached else None

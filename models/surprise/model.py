@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -172,6 +173,26 @@ class SurpriseModel:
         novel = memory.detector.novel.masked_fill(where, 0.0)
         suspects = memory.suspects.masked_fill(_reshape_mask(where, memory.suspects), 0.0)
         return memory._replace(predictor=predictor, detector=memory.detector._replace(novel=novel), suspects=suspects)
+
+    def tuned(self, *, level: float | None = None, factor: float | None = None) -> SurpriseModel:
+        """The same networks with another sensitivity.
+
+        Args:
+            level: the lowest score at which an event begins; None: as it is.
+            factor: deviations above a camera's usual score at which an event begins; None: as it is.
+        """
+        d = self.config.detector
+        d = replace(d, least=d.least if level is None else level, factor=d.factor if factor is None else factor)
+        return SurpriseModel(replace(self.config, detector=d), self.predictor, self._encoder, self.triage)
+
+    def uncompensated(self) -> SurpriseModel:
+        """The same weights with the camera's motion taken away: nothing is warped by it, and no network is told of it."""
+        config = replace(self.config, network=replace(self.config.network, compensates=False))
+        predictor, triage = deepcopy(self.predictor), deepcopy(self.triage)
+        predictor.config = config.network
+        if triage:
+            triage.compensates = False
+        return SurpriseModel(config, predictor, self._encoder, triage)
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""

@@ -49,7 +49,7 @@ class Triage(nn.Module):
 
     def __init__(self, config: TriageConfig, *, tokens: int, compensates: bool) -> None:
         super().__init__()
-        self.config, self._compensates = config, compensates
+        self.config, self.compensates = config, compensates
         c = config
         self.look = nn.Conv2d(tokens + 3 + c.memory, c.hidden, 3, padding=1)
         self.around = nn.Conv2d(c.hidden, c.hidden, 3, padding=2, dilation=2)
@@ -72,7 +72,7 @@ class Triage(nn.Module):
         deviation = evidence[:, :-1]
         error = F.avg_pool2d(deviation.square().mean(1, keepdim=True), 3, stride=1, padding=1, count_include_pad=False)
         usual = error.flatten(1).median(1).values[:, None, None, None]
-        if self._compensates:
+        if self.compensates:
             state = warped(state, warp)
         # The error is also given relative to the frame's median: blur, flicker and a jerk affect the whole frame.
         inputs = [

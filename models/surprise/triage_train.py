@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,18 +34,26 @@ class Lesson(NamedTuple):
 
 
 def teach(
-    triage: Triage, lessons: Sequence[Lesson], *, steps: int, clips: int, length: int, generator: torch.Generator
+    triage: Triage,
+    lessons: Sequence[Lesson],
+    *,
+    steps: int,
+    clips: int,
+    length: int,
+    generator: torch.Generator,
+    progress: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train triage in place.
 
     Args:
         lessons: each longer than `length`.
         steps: of the optimizer; clips: pieces per step, of `length` frames, every second one with a novelty.
+        progress: called with each step and its loss.
     """
     optimization = Optimization(triage, steps=steps, learning_rate=LEARNING_RATE, weight_decay=1e-3)
     places = [(n, at) for n, lesson in enumerate(lessons) for at in range(1, len(lesson.covered) - length + 1)]
     eventful = [(n, at) for n, at in places if lessons[n].covered[at : at + length].sum() > MIN_PLACES] or places
-    for _ in range(steps):
+    for step in range(steps):
         drawn = []
         for number in range(clips):
             pool = places if number % 2 else eventful
@@ -55,7 +63,9 @@ def teach(
         if torch.randint(2, (), generator=generator):  # flip horizontally
             evidence, covered = evidence.flip(-1), covered.flip(-1)
             warp = warp * torch.tensor([[1.0, -1, -1], [-1, 1, 1]])
-        optimization.step(_loss(triage, evidence, warp, covered))
+        loss = optimization.step(_loss(triage, evidence, warp, covered))
+        if progress:
+            progress(step, loss)
 
 
 def _loss(triage: Triage, evidence: Tensor, warp: Tensor, covered: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
     from tocsin.pipelines.runtime.declare.rows import Rows
     from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
+    from tocsin.pipelines.runtime.declare.state import StateDelta
     from tocsin.pipelines.runtime.declare.stores import Cell, CellStore, Declared, Pending, Ring, Stores
     from tocsin.pipelines.runtime.declare.truth import Truth
     from tocsin.pipelines.runtime.engine.alerts import Alert
@@ -50,6 +51,7 @@ __all__ = [
     "Settings",
     "Size",
     "Stage",
+    "StateDelta",
     "StepContext",
     "Stores",
     "Timer",
@@ -72,6 +74,7 @@ __getattr__ = exported(
         "declare.pipeline": "AlertRule Batch Commit Pipeline",
         "declare.rows": "Rows",
         "declare.stage": "Stage StepContext Timer",
+        "declare.state": "StateDelta",
         "declare.stores": "Cell CellStore Declared Pending Ring Stores",
         "declare.truth": "Truth",
         "engine.alerts": "Alert",

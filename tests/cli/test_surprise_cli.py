@@ -18,7 +18,10 @@ import numpy as np
 import polars as pl
 import pytest
 import simplejpeg
+import torch
 from kafka.consumer.fetcher import ConsumerRecord
+from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from tests.cli.test_cli import Cli, committed
 from tests.cli.test_surprise_sheet import FRAME_HEIGHT, LINE, WIDTH, tocsin
@@ -27,6 +30,7 @@ from tests.support.cameras import LEVELS
 from tests.support.dives import SEEN, SIZE, pan, small_model
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.models.surprise.simulation.scene import Dive
+from tocsin.pipelines.cli.app import app
 from tocsin.pipelines.query import results
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.lake.storage import Lake
@@ -236,7 +240,16 @@ def test_clips_are_evaluated_against_their_table(
     assert not called.why
     (said,) = called.said
     figures = said["figures"]
-    assert {"precision", "recall", "f1", "f2", "false_per_hour", "saved", "saved_bytes", "parameters"} <= figures.keys()
+    assert {
+        "precision",
+        "recall",
+        "recall_covered",
+        "f1",
+        "false_per_hour",
+        "saved",
+        "saved_bytes",
+        "parameters",
+    } <= figures.keys()
     assert said["counted"] == {"clips": 2, "frames": 118, "seconds": 12.0, "novelties": 1}
     assert list(said["left_out"].values()) == [2], "the first frame of each clip"
     assert said["baselines"]["an alert every 10 s"]["recall"] == 0, "the clips are shorter"
@@ -246,6 +259,27 @@ def test_clips_are_evaluated_against_their_table(
     bow, stern = said["parts"]["clips"]["bow"], said["parts"]["clips"]["stern.mp4"]
     assert (bow["novelties"], bow["recall"], bow["false_per_hour"]) == (1, float(found), 0 if found else 3600 / 6)
     assert (stern["novelties"], stern["false_per_hour"], stern["saved"]) == (0, 0, 1)
+    assert stern["recall"] is stern["precision"] is stern["f1"] is None  # nothing is new, and nothing rang
+
+
+def test_anyone_can_compare_the_model_with_itself_without_motion_and_with_baselines(
+    settings: dict[str, str], tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tocsin.models.surprise.simulation.scene.TRAIN_SEEDS", (100,))
+    monkeypatch.setattr("tocsin.models.surprise.simulation.scene.Dive", partial(Dive, seconds=4, size=SIZE))
+    data = recordings(tmp_path / "data", 4.0, 5.0)
+    command = ("evaluate", "surprise", "--data", str(data), "--model", str(weights), "--uncompensated", "--baselines")
+    (said,) = tocsin(settings, *command, "--json").said
+    figures, beside = said["figures"], said["baselines"]
+    assert list(beside) == ["uncompensated", "kNN novelty", "frame difference", "an alert every 10 s"]
+    assert figures["false_per_hour_at_recall"] == figures["false_per_hour"]
+    for name in list(beside)[:3]:
+        assert set(beside[name]) == {
+            "precision", "recall", "recall_covered", "f1", "f2", "false_per_hour", "saved", "false_per_hour_at_recall",
+        }  # fmt: skip
+    given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    printed = CliRunner().invoke(app, [*given, *command], catch_exceptions=False).stdout
+    assert "uncompensated" in printed and "stern.mp4: 0 novelties, precision n/a, recall n/a" in printed
 
 
 def test_what_cannot_be_evaluated_is_one_line(settings: dict[str, str], tmp_path: Path, weights: Path) -> None:
@@ -269,6 +303,8 @@ def test_training_on_clips_registers_a_champion_that_judges(
     )
     for name, seed in (("TRAIN_SEEDS", 100), ("VALIDATION_SEEDS", 700)):
         monkeypatch.setattr(f"tocsin.models.surprise.simulation.scene.{name}", (seed,))
+    for name, value in (("PANS", 1), ("VALIDATION", 1), ("SECONDS", 4.0)):
+        monkeypatch.setattr(f"tocsin.models.surprise.pans.{name}", value)
     monkeypatch.setattr("tocsin.models.surprise.simulation.scene.Dive", partial(Dive, seconds=4, size=SIZE))
     given = {**settings, "mlflow.enabled": "true", "pipelines.surprise.model": "surprise@champion"}
     out = tmp_path / "trained"
@@ -278,7 +314,7 @@ def test_training_on_clips_registers_a_champion_that_judges(
     (made,) = called.said
     assert (made["model"], made["name"], made["version"]) == (str(out), "surprise", "1")
     assert [tried["seed"] for tried in made["seeds"]] == [0, 1] and made["seed"] in (0, 1)
-    assert all({"precision", "recall", "f1"} <= set(tried) for tried in made["seeds"])
+    assert all({"f1", "false_per_hour"} <= set(tried) for tried in made["seeds"])
 
     from mlflow import MlflowClient
 
@@ -287,8 +323,13 @@ def test_training_on_clips_registers_a_champion_that_judges(
     run = registry.get_run(champion.run_id).data
     assert run.params["data"] == f"sim {clips}" and run.params["seed"] == str(made["seed"])
     assert "validation_f1" in run.metrics
-    again = tocsin(given, *command[:-2], "--out", str(out), "--json")  # equals the champion on the same dives
+    again = tocsin(given, *command[:-2], "--out", str(out), "--json")  # equals the champion on the same clips
     assert not again.why and (again.said[0]["version"], again.said[0]["refused"]) == ("2", None)
+    kept = tocsin(given, *command[:-2], "--predictor", str(out), "--out", str(tmp_path / "kept"), "--json")
+    assert not kept.why
+    one, other = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "kept"))
+    same = {name for name, t in one.items() if torch.equal(t, other[name])}
+    assert {name for name in one if not name.startswith("triage.")} <= same and same != set(one)
     monkeypatch.undo()  # the champion runs without the patches
     report, records = fed(given, "--from", str(clips / "dive0"), "--rate", "0")
     assert report["rows"] == len(records) == 30

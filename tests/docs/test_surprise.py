@@ -35,19 +35,22 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Tour:
 
 @pytest.mark.slow
 def test_every_command_of_the_page_runs(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use one short dive for validation."""
+    """Use one short dive for validation, and short pans."""
     monkeypatch.setattr("tocsin.models.surprise.simulation.scene.VALIDATION_SEEDS", (700,))
+    for name, value in (("PANS", 1), ("VALIDATION", 1), ("SECONDS", 4.0)):
+        monkeypatch.setattr(f"tocsin.models.surprise.pans.{name}", value)
     monkeypatch.setattr("tocsin.models.surprise.simulation.scene.Dive", partial(Dive, seconds=6))
     monkeypatch.chdir(tour.folder)
     commands = [line for kind, text in blocks(PAGE) if kind == "sh" for line in text.splitlines()]
-    assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate"]
+    assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate", "evaluate"]
     done = CliRunner().invoke(app, [*commands[0].split()[1:], "--steps", "10", "--json"], catch_exceptions=False)
     trained = json.loads(done.stdout.splitlines()[-1])
     assert (trained["version"], trained["name"], trained["seed"]) == ("1", "surprise", 0)
     assert 0 <= trained["seeds"][0]["f1"] <= 1
-    shipped, own = (json.loads(tour(f"{command} --json")) for command in commands[1:])
-    assert shipped["model"] == "shipped dives" and own["model"] == "surprise@champion"
-    for said in (shipped, own):
+    shipped, compared, own = (json.loads(tour(f"{command} --json")) for command in commands[1:])
+    assert shipped["model"] == compared["model"] == "shipped dives" and own["model"] == "surprise@champion"
+    assert {"uncompensated", "kNN novelty", "frame difference"} <= set(compared["baselines"])
+    for said in (shipped, compared, own):
         assert set(said["parts"]["clips"]) == {"100.mp4", "101.mp4"}
         assert said["counted"]["novelties"] == 1 and said["counted"]["seconds"] == pytest.approx(12, abs=0.5)
         assert 0 <= said["figures"]["saved_bytes"] <= 1

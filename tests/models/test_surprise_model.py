@@ -158,3 +158,41 @@ def test_the_level_is_settled_on_clips_with_a_truth(model: SurpriseModel, eye: E
     config = calibrate(model, [clip], rate=10)
     assert config.detector.factor != CONFIG.detector.factor or config == model.config
     assert replace(config, detector=CONFIG.detector) == model.config
+
+
+def test_without_the_cameras_motion_the_same_weights_are_surprised_by_a_pan(model: SurpriseModel, eye: Encoder) -> None:
+    blind, moving = model.uncompensated(), footage([pan(60, seed=9, speed=10.0)], eye)
+    still = replace(moving, motion=Motion(torch.eye(2, 3).expand(60, 2, 3), torch.zeros_like(moving.motion.action)))
+    assert torch.allclose(score_clip(blind, moving), score_clip(model, still), atol=1e-4)
+    assert not torch.allclose(score_clip(blind, moving), score_clip(model, moving), atol=1e-2)
+    assert model.predictor.config.compensates  # the model itself has not changed
+    assert all(
+        torch.equal(a, b) for a, b in zip(blind.predictor.parameters(), model.predictor.parameters(), strict=True)
+    )
+
+
+def test_a_sensitivity_changes_the_detector_alone(model: SurpriseModel) -> None:
+    tuned = model.tuned(level=3.0)
+    assert tuned.config.detector == replace(model.config.detector, least=3.0)
+    assert model.tuned(factor=2.0).config.detector == replace(model.config.detector, factor=2.0)
+    assert model.tuned().config == model.config and tuned.predictor is model.predictor
+
+
+def test_a_predictor_can_be_kept_and_triage_trained_for_it(
+    model: SurpriseModel, clips: list[Footage], eye: Encoder
+) -> None:
+    new = footage([pan(60, fish=(20, 50), seed=5)], eye)
+    covered = torch.zeros(60, *eye.grid)
+    covered[20:51, 3:5, 2:6] = 1.0
+    losses: list[tuple[int, float]] = []
+    before = {name: t.clone() for name, t in model.predictor.state_dict().items()}
+    kept = fit(
+        [replace(new, covered=covered)],
+        CONFIG,
+        eye,
+        replace(RECIPE, triage_steps=4),
+        predictor=model.predictor,
+        progress=lambda step, loss: losses.append((step, loss)),
+    )
+    assert kept.triage is not None and [step for step, _ in losses] == [0, 1, 2, 3]
+    assert all(torch.equal(t, before[name]) for name, t in kept.predictor.state_dict().items())

@@ -12,16 +12,19 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import simplejpeg
+import torch
 from polars.testing import assert_frame_equal
 
 from tests.conftest import Once
 from tests.support.dives import SIZE, pan, small_model
 from tocsin.models.domain import Shot
+from tocsin.models.surprise import detector
+from tocsin.models.surprise.detector import DetectorConfig, DetectorState
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.plan import Model
-from tocsin.pipelines.runtime.engine.replay import replay, replay_clip
+from tocsin.pipelines.runtime.engine.replay import _with_identity, replay, replay_clip
 from tocsin.pipelines.runtime.formats.jpeg import decode
 from tocsin.pipelines.surprise import RESULTS, pipeline
 
@@ -122,8 +125,6 @@ def test_repeated_frames_are_dropped_and_those_that_come_too_late_refused(model:
     shots = clip("a", 12)
     order = [0, 1, 2, 3, 3, 4, 6, 5, 7, 8, 9, 10, 11]
     machine, frames = Machine(p), table(p, [shots[n] for n in order])
-    from tocsin.pipelines.runtime.engine.replay import _with_identity
-
     outcome = machine.step(_with_identity(p, frames, 0).combine_chunks().to_batches()[0], 0)
     assert outcome.results["sequence"].to_pylist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
     assert outcome.counts["duplicates"] == 1 and [(r.offset, r.error) for r in outcome.refused] == [(7, "TooLate")]
@@ -140,13 +141,80 @@ def test_a_step_without_frames_changes_nothing(model: Model) -> None:
     assert not outcome.results.num_rows and not outcome.changed
 
 
+def test_a_second_novelty_within_a_running_event_raises_a_second_alert(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = [1.0, 1.1] * 50
+    scores[40:90] = [20.0] * 50
+    scores[70:90] = [50.0] * 20
+    by_itself = detector.step
+
+    def scripted(state: DetectorState, score: torch.Tensor, config: DetectorConfig) -> Any:
+        told = torch.tensor([scores[int(frames) + 1] for frames in state.frames])
+        return by_itself(state, told, config)
+
+    monkeypatch.setattr(detector, "step", scripted)
+    p = declared(model)
+    rows, alerts = replay(p, table(p, clip("a", 100)))
+    said = [(alert.transition, alert.data["sequence"]) for alert in alerts]
+    assert [transition for transition, _ in said] == ["raised", "cleared", "raised", "cleared"]
+    (_, first), (_, over), (_, second), (_, end) = said
+    assert 40 <= first <= 41 and 70 <= over <= 72 and second == over + 1 and 90 <= end <= 95
+    # Each event keeps its first frame.
+    assert {first, second} <= {*rows.filter(pl.col("frame").is_not_null())["sequence"]}
+
+
+def test_level_and_factor_set_the_sensitivity_and_are_the_models_own_by_default(model: Model) -> None:
+    frames = clip("a", fish=(40, 50), seed=3)
+
+    def scored(**options: Any) -> tuple[pl.DataFrame, int]:
+        p = declared(model, **options)
+        rows, alerts = replay(p, table(p, frames))
+        return rows, sum(alert.transition == "raised" for alert in alerts)
+
+    (own, rang), (deaf, none), (keen, _) = scored(), scored(level=1e6), scored(factor=0.5)
+    assert rang == 1 and none == 0 and deaf["level"].max() == pytest.approx(1e6)
+    assert own["score"][:40].equals(deaf["score"][:40])
+    assert (keen["level"].drop_nulls() <= own["level"].drop_nulls()).all() and keen["novel"].sum() > own["novel"].sum()
+    same(own, scored(level=0.0, factor=8.0)[0])  # the test model's own
+
+
+def test_state_of_the_version_before_goes_on_without_a_recent_course(model: Model) -> None:
+    p = declared(model)
+    frames = table(p, clip("a", 60, fish=(40, 50), seed=3))
+    batches = [part.combine_chunks().to_batches()[0] for part in (frames.slice(0, 30), frames.slice(30))]
+    before, whole = Machine(p), Machine(p)
+    with_identity = [
+        _with_identity(p, pa.Table.from_batches([batch]), at) for batch, at in zip(batches, (0, 30), strict=True)
+    ]
+    first, second = (part.combine_chunks().to_batches()[0] for part in with_identity)
+    for machine in (before, whole):
+        machine.step(first, 0)
+    delta = before.delta(full=True)
+    old = replace(delta, cells={name: t for name, t in delta.cells.items() if not name.endswith("/course|")})
+    assert len(old.cells) == len(delta.cells) - 1
+    assert p.state_version == 2 and p.migrate is not None and p.migrate(0, old) is None
+    after = Machine(p)
+    carried = p.migrate(1, old)
+    assert carried is not None
+    after.migrate(carried)
+    one, other = (machine.step(second, 1).results for machine in (after, whole))
+    same(*(pl.DataFrame(pl.from_arrow(results)) for results in (one, other)))
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
+        ({"level": -1}, "pipelines.surprise.level: expected greater than or equal to 0, got -1; correct tocsin.toml"),
+        ({"level": "high"}, "pipelines.surprise.level: expected a valid number, got 'high'; correct tocsin.toml"),
+        ({"factor": 0}, "pipelines.surprise.factor: expected greater than 0, got 0; correct tocsin.toml"),
         ({"keep_every": 0}, "pipelines.surprise.keep_every: expected greater than or equal to 1, got 0"),
         ({"roots": "/frames"}, "pipelines.surprise.roots: expected a valid list, got '/frames'"),
         ({"late": "soon"}, "pipelines.surprise.late: expected a whole number, or a duration such as 200ms, got 'soon'"),
-        ({"keep_evry": 3}, "pipelines.surprise: expected one of name, topic, late, roots, keep_every, got keep_evry"),
+        (
+            {"keep_evry": 3},
+            "pipelines.surprise: expected one of name, topic, late, roots, keep_every, level, factor, got keep_evry",
+        ),
     ],
 )
 def test_a_wrong_option_is_one_line(model: Model, options: dict[str, Any], line: str) -> None:

@@ -7,7 +7,9 @@ then measured, and only a novelty whose time is within `LASTS` is kept.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ SIZES = {
 }  # fmt: skip
 """Kinds, and the bounds of their length, in pixels of a picture 320 wide."""
 THINGS = ("anchor", "crate", "tyre", "pipe", "amphora")
+CUT_OUT = (45, 120)
+"""Bounds of the length of a cut-out."""
 FLOATERS = ("ray", "turtle", "squid", "jellyfish")  # rotated to their direction of travel; other animals stay upright
 LASTS = (1.5, 8.0)  # s in sight, least and most
 GAP = 3.0  # s between two novelties, at least
@@ -75,14 +79,21 @@ class View:
 
 
 def appear(
-    view: View, rng: np.random.Generator, *, kinds: tuple[str, ...], often: tuple[int, int], empty: float
+    view: View,
+    rng: np.random.Generator,
+    *,
+    kinds: Sequence[str],
+    often: tuple[int, int],
+    empty: float,
+    cutouts: Mapping[str, Sequence[Sprite]] = MappingProxyType({}),
 ) -> list[tuple[Novelty, list[Actor]]]:
     """Draw the novelties of each minute, in order and at least `GAP` apart.
 
     Args:
-        kinds: names in `SIZES`, drawn with equal probability. Things are rarer where the camera does not pass them.
+        kinds: names in `SIZES` or `cutouts`, drawn with equal probability. Things are rarer where the camera does not pass them.
         often: least and most novelties a minute.
         empty: share of minutes without novelties.
+        cutouts: sprites of further kinds. One that does not bend lies on the bottom, any other swims.
     """
     count = len(view.cameras)
     found: list[tuple[Novelty, list[Actor]]] = []
@@ -96,13 +107,19 @@ def appear(
                 # Try another kind: the camera may pass no place where this one is in sight for long enough.
                 if attempt % 40 == 0:
                     kind = str(rng.choice(kinds))
-                    sprites = [paint({"school": "fish", "bubbles": "bubble"}.get(kind, kind), rng) for _ in range(2)]
+                    sprites = [_sprite(kind, cutouts, rng) for _ in range(2)]
                 actors = _actors(kind, sprites, view, sways, int(rng.integers(low, max(high, low + 1))), rng)
                 novelty = _interval(kind, actors, view)
                 if novelty and not any(_near(novelty, other, GAP * view.rate) for other, _ in found):
                     found.append((novelty, actors))
                     break
     return sorted(found, key=lambda pair: pair[0].first)
+
+
+def _sprite(kind: str, cutouts: Mapping[str, Sequence[Sprite]], rng: np.random.Generator) -> Sprite:
+    if kind in cutouts:
+        return cutouts[kind][int(rng.integers(len(cutouts[kind])))]
+    return paint({"school": "fish", "bubbles": "bubble"}.get(kind, kind), rng)
 
 
 def _near(one: Novelty, other: Novelty, gap: float) -> bool:
@@ -133,8 +150,8 @@ def _interval(kind: str, actors: list[Actor], view: View) -> Novelty | None:
 def _actors(
     kind: str, sprites: list[Sprite], view: View, sways: Array, begin: int, rng: np.random.Generator
 ) -> list[Actor]:
-    length = rng.uniform(*SIZES[kind])
-    if kind in THINGS:
+    length = rng.uniform(*SIZES.get(kind, CUT_OUT))
+    if kind in THINGS or (kind not in SIZES and not sprites[0].bend):
         return [_lying(sprites[0], length, view, begin, rng)]
     if kind == "bubbles":
         return _rising(sprites[0], length, view, begin, rng)

@@ -22,6 +22,8 @@ from tocsin.models.surprise.simulation.vehicle import drive
 from tocsin.models.surprise.simulation.water import Water, wrapped
 
 TRAIN_SEEDS = tuple(range(100, 140))
+LESSON_SEEDS = TRAIN_SEEDS[:20]
+"""Dives from which triage learns; each is rendered without its novelties, too."""
 VALIDATION_SEEDS = tuple(range(700, 722))
 TEST_SEEDS = tuple(range(9000, 9012))
 """Fixed before any model was trained. Test clips are for reporting, never for training or model selection."""

@@ -44,7 +44,8 @@ def paint(kind: str, rng: np.random.Generator) -> Sprite:
     return PAINTERS[kind](rng)
 
 
-def _sprite(color: Picture, opacity: Picture, *, bend: float = 0.0, waves: float = 0.6) -> Sprite:
+def sprite(color: Picture, opacity: Picture, *, bend: float = 0.0, waves: float = 0.6) -> Sprite:
+    """A sprite of a picture `[h, LENGTH, 3]` in 0..255 and its opacity `[h, LENGTH]` in 0..1."""
     opacity = np.clip(opacity, 0, 1).astype(np.float32)[..., None]
     levels = [np.concatenate([np.clip(color, 0, 255) * opacity, opacity], 2).astype(np.float32)]
     while min(levels[-1].shape[:2]) > 8 and len(levels) < 5:
@@ -116,7 +117,7 @@ def _fish(
     skin = np.where((body > 0.5)[..., None], skin, 0.5 * colors[0] + 0.5 * colors[2])
     eye = (x - 0.9) ** 2 + (y + 0.12 * height) ** 2
     skin = np.where((eye < 0.016**2)[..., None], np.float32(10), skin)
-    return _sprite(skin, np.maximum(body, 0.8 * fins), bend=rng.uniform(0.03, 0.07), waves=rng.uniform(0.5, 0.8))
+    return sprite(skin, np.maximum(body, 0.8 * fins), bend=rng.uniform(0.03, 0.07), waves=rng.uniform(0.5, 0.8))
 
 
 def fish(rng: np.random.Generator) -> Sprite:
@@ -134,7 +135,7 @@ def eel(rng: np.random.Generator) -> Sprite:
     x, y = _grid(int(LENGTH * 0.42))
     half = rng.uniform(0.022, 0.036) * np.clip(x / 0.5, 0, 1) ** 0.6 * np.clip((1 - x) / 0.06, 0, 1) ** 0.5
     skin = _skin(rng, x, y, 0.08, _colors(rng, *DARKS, *SILVERS), str(rng.choice(["bars", "plain", "spots"])))
-    return _sprite(skin, _inside(half - np.abs(y)), bend=rng.uniform(0.06, 0.09), waves=rng.uniform(1.2, 1.8))
+    return sprite(skin, _inside(half - np.abs(y)), bend=rng.uniform(0.06, 0.09), waves=rng.uniform(1.2, 1.8))
 
 
 def ray(rng: np.random.Generator) -> Sprite:
@@ -145,7 +146,7 @@ def ray(rng: np.random.Generator) -> Sprite:
     disc = _inside(wide * np.clip(edge, 0, 1) ** rng.uniform(0.8, 1.1) - np.abs(y)) * (x > 0.3)
     tail = _inside(0.008 - np.abs(y)) * (x < 0.36)
     skin = _skin(rng, x, y, 0.7, _colors(rng, *DARKS), "spots")
-    return _sprite(skin, np.maximum(disc, tail), bend=0.03, waves=0.5)
+    return sprite(skin, np.maximum(disc, tail), bend=0.03, waves=0.5)
 
 
 def turtle(rng: np.random.Generator) -> Sprite:
@@ -167,7 +168,7 @@ def turtle(rng: np.random.Generator) -> Sprite:
         plates[..., None], colors[2], colors[0] + np.clip(0.5 - 2 * y, 0, 1)[..., None] * (colors[1] - colors[0])
     )
     skin = np.where((shell > 0.5)[..., None], skin, 0.6 * colors[1])
-    return _sprite(skin.astype(np.float32), np.maximum(shell, np.maximum(head, flippers)), bend=0.025, waves=0.4)
+    return sprite(skin.astype(np.float32), np.maximum(shell, np.maximum(head, flippers)), bend=0.025, waves=0.4)
 
 
 def squid(rng: np.random.Generator) -> Sprite:
@@ -182,7 +183,7 @@ def squid(rng: np.random.Generator) -> Sprite:
         * (x > 0.4 * rng.random() * np.abs(y) / 0.075)
     )
     skin = _skin(rng, x, y, 0.2, _colors(rng, ((150, 70, 65), (235, 170, 155), (110, 40, 45))), "spots")
-    return _sprite(skin, np.maximum(mantle, np.maximum(0.8 * fins, 0.9 * arms)), bend=0.03, waves=0.7)
+    return sprite(skin, np.maximum(mantle, np.maximum(0.8 * fins, 0.9 * arms)), bend=0.03, waves=0.7)
 
 
 def jellyfish(rng: np.random.Generator) -> Sprite:
@@ -201,7 +202,7 @@ def jellyfish(rng: np.random.Generator) -> Sprite:
     )
     skin = colors[0] + np.clip(bell, 0, 1)[..., None] * (colors[1] - colors[0])
     skin = np.where((np.sin(40 * y) > 0.6)[..., None], 0.5 * skin + 0.5 * colors[2], skin).astype(np.float32)
-    return _sprite(skin, np.maximum(body * (0.55 + 0.4 * np.clip(bell, 0, 1)), 0.6 * threads), bend=0.03, waves=0.9)
+    return sprite(skin, np.maximum(body * (0.55 + 0.4 * np.clip(bell, 0, 1)), 0.6 * threads), bend=0.03, waves=0.9)
 
 
 def diver(rng: np.random.Generator) -> Sprite:
@@ -261,7 +262,7 @@ def _strokes(
         shade = 1.15 - 0.5 * (y - begin[1] - along * direction[1] + thick / 2) / thick  # lit from above
         color = np.where((cover > 0)[..., None], np.asarray(tone) * shade[..., None], color).astype(np.float32)
         opacity = np.maximum(opacity, cover)
-    return _sprite(color, opacity, bend=bend, waves=waves)
+    return sprite(color, opacity, bend=bend, waves=waves)
 
 
 def crate(rng: np.random.Generator) -> Sprite:
@@ -274,7 +275,7 @@ def crate(rng: np.random.Generator) -> Sprite:
     frame = (np.abs(np.abs(x - 0.5) - 0.42) < 0.05) | (np.abs(np.abs(y) - half + 0.05) < 0.045)
     cross = np.abs(y - (x - 0.5) * half / 0.45) < 0.04
     wood = np.where((frame | cross)[..., None], 0.7 * wood + 30, wood)
-    return _sprite(wood.astype(np.float32), _inside(np.minimum(0.47 - np.abs(x - 0.5), half - np.abs(y))))
+    return sprite(wood.astype(np.float32), _inside(np.minimum(0.47 - np.abs(x - 0.5), half - np.abs(y))))
 
 
 def tyre(rng: np.random.Generator) -> Sprite:
@@ -286,7 +287,7 @@ def tyre(rng: np.random.Generator) -> Sprite:
         30 + 45 * np.cos((away - inner) / (0.48 - inner) * np.pi - 1.2) + 12 * (np.sin(40 * around) > 0) * (away > 0.42)
     )
     color = np.repeat(shade[..., None], 3, 2) * rng.uniform(0.9, 1.1, 3) * rng.uniform(0.7, 1.4)
-    return _sprite(color.astype(np.float32), _inside(np.minimum(0.48 - away, away - inner)))
+    return sprite(color.astype(np.float32), _inside(np.minimum(0.48 - away, away - inner)))
 
 
 def pipe(rng: np.random.Generator) -> Sprite:
@@ -297,7 +298,7 @@ def pipe(rng: np.random.Generator) -> Sprite:
     half = thick + 0.02 * collar
     color = _colors(rng, ((180, 180, 175),), ((200, 90, 50),), ((60, 60, 62),))[0]
     shade = 0.45 + 0.75 * np.sqrt(np.clip(1 - ((y + 0.4 * thick) / (1.5 * thick)) ** 2, 0, 1))
-    return _sprite(
+    return sprite(
         (color * shade[..., None]).astype(np.float32), _inside(np.minimum(half - np.abs(y), 0.49 - np.abs(x - 0.5)))
     )
 
@@ -314,7 +315,7 @@ def amphora(rng: np.random.Generator) -> Sprite:
     clay = _colors(rng, ((190, 110, 70),), ((165, 130, 95),))[0]
     shade = 0.5 + 0.6 * np.sqrt(np.clip(1 - ((y + 0.05) / (half + 0.06)) ** 2, 0, 1))
     shade = shade * (1 - 0.2 * (np.abs(np.sin(60 * x)) < 0.15))
-    return _sprite((clay * shade[..., None]).astype(np.float32), np.maximum(body, handles))
+    return sprite((clay * shade[..., None]).astype(np.float32), np.maximum(body, handles))
 
 
 def bubble(rng: np.random.Generator) -> Sprite:
@@ -324,7 +325,7 @@ def bubble(rng: np.random.Generator) -> Sprite:
     glint = np.clip(1 - np.hypot(x - 0.36, y + 0.14) / 0.14, 0, 1)
     opacity = np.where(away < 0.46, 0.35 + 0.6 * (away / 0.46) ** 3, 0) + glint
     color = 175 + 80 * np.clip(glint + (away / 0.46) ** 2 * (y < 0.1), 0, 1)
-    return _sprite(np.repeat(color[..., None], 3, 2).astype(np.float32), opacity * _inside(0.47 - away))
+    return sprite(np.repeat(color[..., None], 3, 2).astype(np.float32), opacity * _inside(0.47 - away))
 
 
 def light(rng: np.random.Generator) -> Sprite:
@@ -333,7 +334,7 @@ def light(rng: np.random.Generator) -> Sprite:
     away = np.hypot(x - 0.5, y)
     opacity = 0.8 * np.exp(-((away / 0.16) ** 2)) + np.clip(1.5 - away / 0.05, 0, 1)
     color = np.broadcast_to(_colors(rng, ((255, 250, 220),), ((225, 245, 255),))[0], (LENGTH, LENGTH, 3))
-    return _sprite(color.astype(np.float32), opacity * np.clip((0.5 - away) / 0.1, 0, 1))
+    return sprite(color.astype(np.float32), opacity * np.clip((0.5 - away) / 0.1, 0, 1))
 
 
 PAINTERS: dict[str, Callable[[np.random.Generator], Sprite]] = {

@@ -115,15 +115,21 @@ class Water:
         mean = float(picture[::8, ::8].mean()) * float(self.light[frame])
         target = np.clip(GREY / max(mean, 1), 0.5, 3.0)
         self.exposure += (target - self.exposure) * (1 - np.exp(-1 / (LAG * self.rate)) if self.exposure else 1)
-        row, column = self.corners[frame]
         picture *= np.float32(self.exposure * self.light[frame])
-        picture += self.grains[row : row + self.size[0], column : column + self.size[1]]
+        picture += self.grain(frame)
         exposed = np.clip(picture, 0, 255).astype(np.uint8)
-        if quality is None:
-            return exposed
-        _, packed = cv2.imencode(".jpg", exposed[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))
-        lossy = cv2.imdecode(packed, cv2.IMREAD_COLOR_RGB)
-        return np.asarray(lossy, np.uint8)
+        return exposed if quality is None else compressed(exposed, quality)
+
+    def grain(self, frame: int) -> Picture:
+        """The sensor's noise in a frame, `[H, W, 3]`."""
+        row, column = self.corners[frame]
+        return self.grains[row : row + self.size[0], column : column + self.size[1]]
+
+
+def compressed(frame: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """An RGB frame after JPEG loss."""
+    _, packed = cv2.imencode(".jpg", frame[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))
+    return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR_RGB), np.uint8)
 
 
 def _waves(rng: np.random.Generator, seconds: Array, periods: tuple[float, float]) -> Array:
