@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
     from tocsin.models.surprise.model import SurpriseModel
     from tocsin.models.surprise.simulation.novelties import Novelty
     from tocsin.models.surprise.train import Footage
+    from tocsin.models.vision.appearance import Appearance
     from tocsin.models.vision.encoder import Encoder
 
 RATE = 10.0
 """Frames per second for feeding, training and evaluation."""
+SPARSE = 20
+"""One frame in so many tells how a clip looks."""
 PACE = 10
 """Seconds between the alerts of the baseline that does not look."""
 PACED = ("precision", "recall", "f1", "f2", "false_per_hour")
@@ -58,17 +62,17 @@ class Surprise(Domain):
         if steps is not None:
             recipe = replace(recipe, steps=steps, triage_steps=min(steps, recipe.triage_steps))
         config = SurpriseConfig()
-        settings = config.encoder
-        encoder = load(
-            settings.source, size=(settings.height, settings.width), layer=settings.layer, merge=settings.merge
-        )
+        e = config.encoder
+        encoder = load(e.source, size=(e.height, e.width), layer=e.layer, merge=e.merge)
         clips, unseen = _footage(run, encoder)
+        usual = _appearance(run)
         attempts: dict[int, Attempt[SurpriseModel]] = {}
         for seed in run.seeds:
             task = progress.add_task(f"seed {seed}", total=1)
             curve = registry.Curve()
             model = fit(clips, config, encoder, recipe, seed=seed, progress=curve.add)
-            model = SurpriseModel(calibrate(model, unseen, rate=RATE), model.predictor, encoder, model.triage)
+            settings = replace(calibrate(model, unseen, rate=RATE), appearance=usual)
+            model = SurpriseModel(settings, model.predictor, encoder, model.triage)
             figures = _figures(model, unseen)
             line = f": F1 {figures['f1']:.3f} of events on validation dives"
             attempts[seed] = Attempt(model, figures["f1"], curve.end(figures), figures, line)
@@ -92,18 +96,23 @@ class Surprise(Domain):
         from tocsin.models.surprise.baselines import uniform
         from tocsin.models.surprise.evaluate import Counted, counted
         from tocsin.models.surprise.model import load
+        from tocsin.models.vision.looks import Looks, doubt
 
-        counts, total_bytes, kept_bytes, first = {}, 0, 0, 0
+        counts, total_bytes, kept_bytes, first, looks = {}, 0, 0, 0, {}
         paced = Counted()
         for name, frames, truth in _labelled(data, decimal_comma):
             table, begins, size = self.results(map(Shot, frames), RATE, folder, version)
             counts[name] = counted(begins, table["novel"].to_list(), truth, rate=RATE)
             paced += counted(uniform(len(table), round(PACE * RATE)), [False] * len(table), truth, rate=RATE)
             first += table["score"].null_count()
+            looks[name] = Looks.of(table)
             total_bytes += size
             kept_bytes += round(size * table["frame"].count() / max(len(table), 1))
         total = sum(counts.values(), Counted())
-        clips = {name: {**count.figures(), "novelties": count.novelties} for name, count in counts.items()}
+        clips = {
+            name: {**count.figures(), "novelties": count.novelties, "in_domain": looks[name].share}
+            for name, count in counts.items()
+        }
         return Evaluation(
             {
                 **total.figures(),
@@ -119,7 +128,9 @@ class Surprise(Domain):
                 "novelties": total.novelties,
             },
             left_out={"frames without one before them, from which they could be predicted": first},
+            in_domain=sum(looks.values(), Looks()).share,
             lines=[_line(name, clip) for name, clip in clips.items()],
+            doubt=doubt("surprise", looks),
         )
 
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
@@ -152,13 +163,36 @@ def _labelled(data: str, decimal_comma: bool) -> Iterator[tuple[str, Iterator[np
         yield path.name, read(path, rate=RATE, size=None), intervals(truth, RATE)
 
 
+def _sources(run: Training) -> list[Path | int]:
+    """The clips to train on, and the seeds of the dives."""
+    from tocsin.models.surprise.simulation.scene import TRAIN_SEEDS
+
+    seeds: list[Path | int] = [*TRAIN_SEEDS] if SIM in run.data else []
+    return seeds + [path for folder in run.data if folder != SIM for path in _clips(Path(folder))]
+
+
+def _appearance(run: Training) -> Appearance:
+    """What is usual for the frames to train on."""
+    from tocsin.models.surprise.simulation.scene import Dive
+    from tocsin.models.vision.appearance import Appearance, Eye
+    from tocsin.models.vision.video import read
+
+    eye, sources = Eye(), _sources(run)
+    task, recordings = run.progress.add_task("appearance", total=len(sources)), list[Any]()
+    for source in sources:
+        if isinstance(source, int):
+            recordings.append(eye.looks(Dive(source, rate=RATE / SPARSE)))
+        else:
+            recordings.append(eye.looks(islice(read(source, rate=RATE, size=None), 0, None, SPARSE)))
+        run.progress.advance(task)
+    return Appearance.fit(recordings)
+
+
 def _footage(run: Training, encoder: Encoder) -> tuple[list[Footage], list[Footage]]:
     """Read the clips to train on, and the validation dives."""
-    from tocsin.models.surprise.simulation.scene import TRAIN_SEEDS, VALIDATION_SEEDS
+    from tocsin.models.surprise.simulation.scene import VALIDATION_SEEDS
 
-    sources: list[Path | int] = [*TRAIN_SEEDS] if SIM in run.data else []
-    sources += [path for folder in run.data if folder != SIM for path in _clips(Path(folder))]
-    if not sources:
+    if not (sources := _sources(run)):
         raise ValueError(f"--data {' '.join(run.data)}: expected clips to train on, got none")
     clips: list[Footage] = []
     task = run.progress.add_task("looking", total=len(sources) + len(VALIDATION_SEEDS))
