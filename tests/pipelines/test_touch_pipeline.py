@@ -329,7 +329,7 @@ def test_contact_raises_the_hands_alert_once_and_release_ends_it(declared: Pipel
 def test_thresholds_are_options_and_the_models_where_they_are_not_given(model: Model) -> None:
     said = script(30, (10, RIGHT, CONTACT), (20, RIGHT, RELEASE))
     said[:, 0] *= 0.4  # scores of 0.36, below the model's thresholds
-    assert played(pipeline({"hands": "none"}, model), said)[1] == []
+    assert edges(played(pipeline({"hands": "none"}, model), said)[1]) == []
     _, one = played(pipeline({"hands": "none", "contact": 0.3}, model), said)
     _, both = played(pipeline({"hands": "none", "contact": 0.3, "release": 0.3}, model), said)
     assert [edge[1:3] for edge in edges(one)] == [("raised", 10)]
