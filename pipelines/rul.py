@@ -38,7 +38,7 @@ from tocsin.pipelines.runtime import (
 from tocsin.pipelines.runtime.stages import Census, Infer, Reorder, SlidingWindow
 
 JUMP = 10_000
-STRANGE = 10
+STRANGE = 5
 """Rows in a row outside the model's domain that raise an alert."""
 
 

@@ -40,7 +40,7 @@ from tocsin.pipelines.runtime import (
     frame_fields,
     replay_clip,
 )
-from tocsin.pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Reorder
+from tocsin.pipelines.runtime.stages import Encode, Familiar, Gaps, Keep, Reorder
 
 RESULTS = pa.schema(
     [
@@ -53,11 +53,14 @@ RESULTS = pa.schema(
         pa.field("flow", pa.float32(), metadata={"unit": "frame widths"}),
         ("map", pa.list_(pa.list_(pa.float32()))),
         ("frame", pa.string()),
+        ("in_domain", pa.bool_()),
+        ("unlike", pa.string()),
     ]
 )
 """Columns of a frame: the number of frames missing before it; its surprise, the level set by the camera's last minutes, and whether
 the frame belongs to an event; how far the picture has moved, in frame widths; the surprise of each place, in rows from the top;
-and the path of the frame in the lake, if it is kept."""
+the path of the frame in the lake, if it is kept; and whether the camera's last frames are like the training data, and what of them
+is not."""
 
 
 REVIEW = pa.schema(
@@ -115,7 +118,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         stages=[
             Reorder(late=o.late),
             Gaps(by="sequence"),
-            Pixels(fields[1]),
+            Familiar(fields[1], network.usual, file=fields[0].name),
             Encode(network.encode),
             Ego(lapse=network.config.lapse),
             Predict(network, keep_every=o.keep_every),
@@ -128,7 +131,13 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 severity="warning",
                 when=pl.col("novel"),
                 data=["sequence", "score", "level", "flow", "map", "frame"],
-            )
+            ),
+            AlertRule(
+                name="out_of_domain",
+                severity="warning",
+                when=~pl.col("in_domain"),
+                data=["sequence", "unlike"],
+            ),
         ],
         files={"frame": "jpeg"},
         truth=Truth(schema=REVIEW, key="camera", event_time="start", score=_live_scores),

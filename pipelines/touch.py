@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from tocsin.pipelines.runtime import (
     milliseconds,
     replay_clip,
 )
-from tocsin.pipelines.runtime.stages import CenteredWindow, Encode, Gaps, Keep, Pixels, Reorder
+from tocsin.pipelines.runtime.stages import CenteredWindow, Encode, Familiar, Gaps, Keep, Reorder
 
 LAPSE = "500ms"
 """Time between two frames after which the first one is no context for the second."""
@@ -83,11 +83,14 @@ RESULTS = pa.schema(
             )
         ],
         ("frame", pa.string()),
+        ("in_domain", pa.bool_()),
+        ("unlike", pa.string()),
     ]
 )
 """Columns of a frame: the number of frames missing before it; for each hand the scores of a contact and a release, 0 to 1, the
 event if there is one, whether the hand touches something, and the frame of the contact, which the frame of the release has, too;
-and the path of the frame in the lake, if it is kept."""
+the path of the frame in the lake, if it is kept; and whether the camera's last frames are like the training data, and what of them
+is not."""
 
 
 REVIEW = pa.schema(
@@ -146,16 +149,24 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         schema=pa.schema([*FACTS, *BOXES, *fields]),
         key="camera",
         event_time="time",
-        stages=_stages(judge, o, fields[1], model.device),
+        stages=_stages(judge, o, fields, model.device),
         results=RESULTS,
         rules=[
+            *(
+                AlertRule(
+                    name=hand,
+                    severity="info",
+                    when=pl.col(f"{hand}_touches"),
+                    data=["sequence", f"{hand}_since", f"{hand}_contact", f"{hand}_release", "frame"],
+                )
+                for hand in HANDS
+            ),
             AlertRule(
-                name=hand,
-                severity="info",
-                when=pl.col(f"{hand}_touches"),
-                data=["sequence", f"{hand}_since", f"{hand}_contact", f"{hand}_release", "frame"],
-            )
-            for hand in HANDS
+                name="out_of_domain",
+                severity="warning",
+                when=~pl.col("in_domain"),
+                data=["sequence", "unlike"],
+            ),
         ],
         files={"frame": "jpeg"},
         truth=Truth(schema=REVIEW, key="camera", event_time="start", score=_live_scores),
@@ -172,14 +183,14 @@ def _load_reach(folder: Path, device: str) -> Judge:
     return reach.load(folder)
 
 
-def _stages(judge: Judge, o: TouchOptions, pixels: pa.Field, device: str) -> list[Stage]:
+def _stages(judge: Judge, o: TouchOptions, fields: Sequence[pa.Field], device: str) -> list[Stage]:
     # Rows of an inactive camera leave `Reorder` before the windows close without them.
     reorder_wait = max(milliseconds(o.late) if isinstance(o.late, str) else o.late, 1000)
     wait = f"{max(milliseconds(WAIT), reorder_wait + 1000)}ms"
     return [
         Reorder(late=o.late, wait=f"{reorder_wait}ms"),
         Gaps(by="sequence"),
-        Pixels(pixels),
+        Familiar(fields[1], judge.usual, file=fields[0].name),
         _hands(judge, o, device),
         Encode(judge.grey),
         CenteredWindow(

@@ -19,8 +19,8 @@ WIDEST = 3.0
 CAUTION = 0.02
 """F1 that a threshold must gain for each logit by which it differs from the model's own: few days say little."""
 GAIN = 0.03
-"""F1 that the chosen threshold must gain on days that it was not chosen on, without more wrong minutes on any of them. Otherwise the
-room keeps the model's."""
+"""F1 that the chosen threshold must gain on days that it was not chosen on, without more wrong minutes on any of them. Otherwise
+the room keeps the model's."""
 LEAST_DAYS = 2
 
 

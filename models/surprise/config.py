@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tocsin.models import files
 from tocsin.models.surprise.detector import DetectorConfig
 from tocsin.models.surprise.network import NetworkConfig
 from tocsin.models.surprise.triage import TriageConfig
 from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.vision.appearance import Appearance
 from tocsin.models.vision.encoder import DEFAULT
 
 
@@ -44,6 +47,7 @@ class SurpriseConfig:
         rank: of each camera's adapter.
         rate: the adapter's learning rate per frame; 0 turns learning off.
         lapse: seconds without a frame after which a camera's prediction state is reset.
+        appearance: what is usual for frames; None: not known.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -55,6 +59,7 @@ class SurpriseConfig:
     rank: int = 4
     rate: float = 0.02
     lapse: float = 2.0
+    appearance: Appearance | None = None
 
     def save(self, directory: Path) -> None:
         """Write `config.json`."""
@@ -68,11 +73,12 @@ class SurpriseConfig:
             ValueError: the file has unknown settings.
         """
         stored = files.read_json(directory / CONFIG_FILE)
-        parts = {
+        parts: dict[str, Callable[..., Any]] = {
             "encoder": EncoderConfig,
             "network": NetworkConfig,
             "detector": DetectorConfig,
             "triage": TriageConfig,
+            "appearance": Appearance.of,
         }
         try:
             return cls(

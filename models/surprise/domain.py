@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from tocsin.models.surprise.model import SurpriseModel
     from tocsin.models.surprise.simulation.novelties import Novelty
     from tocsin.models.surprise.train import Footage
+    from tocsin.models.vision.appearance import Appearance
     from tocsin.models.vision.encoder import Encoder
     from tocsin.models.vision.video import Frame
 
 RATE = 10.0
 """Frames per second for feeding, training and evaluation."""
+SPARSE = 20
+"""One frame in so many tells how a clip looks."""
 PACE = 10
 """Seconds between the alerts of the baseline that does not look."""
 PACED = ("precision", "recall", "f1", "f2", "false_per_hour")
@@ -76,6 +79,7 @@ class Surprise(Domain):
         c = config.encoder
         encoder = kept.encoder if kept else load(c.source, size=(c.height, c.width), layer=c.layer, merge=c.merge)
         clips, unseen, stills = _footage(run, encoder, only_triage=kept is not None)
+        usual = _appearance(run)
         attempts: dict[int, Attempt[SurpriseModel]] = {}
         for seed in run.seeds:
             task = progress.add_task(f"seed {seed}", total=1)
@@ -89,7 +93,8 @@ class Surprise(Domain):
                 progress=curve.add,
                 predictor=kept.predictor if kept else None,
             )
-            model = SurpriseModel(calibrate(model, unseen, rate=RATE), model.predictor, encoder, model.triage)
+            settings = replace(calibrate(model, unseen, rate=RATE), appearance=usual)
+            model = SurpriseModel(settings, model.predictor, encoder, model.triage)
             figures = _figures(model, unseen)
             line = f": F1 {figures['f1']:.3f} of events on validation clips"
             attempts[seed] = Attempt(model, figures["f1"], curve.end(figures), figures, line)
@@ -123,19 +128,24 @@ class Surprise(Domain):
         from tocsin.models.surprise.baselines import uniform
         from tocsin.models.surprise.evaluate import Counted, counted
         from tocsin.models.surprise.model import load
+        from tocsin.models.vision.looks import Looks, doubt
 
-        counts, total_bytes, kept_bytes, first = {}, 0, 0, 0
+        counts, total_bytes, kept_bytes, first, looks = {}, 0, 0, 0, {}
         paced = Counted()
         for name, frames, truth in _labelled(data, decimal_comma):
             table, begins, size = self.results(map(Shot, frames), RATE, folder, version)
             counts[name] = counted(begins, table["novel"].to_list(), truth, rate=RATE)
             paced += counted(uniform(len(table), round(PACE * RATE)), [False] * len(table), truth, rate=RATE)
             first += table["score"].null_count()
+            looks[name] = Looks.of(table)
             total_bytes += size
             kept_bytes += round(size * table["frame"].count() / max(len(table), 1))
         total = sum(counts.values(), Counted())
         beside = self._beside(folder, data, decimal_comma, total, uncompensated, baselines)
-        clips = {name: {**count.figures(), "novelties": count.novelties} for name, count in counts.items()}
+        clips = {
+            name: {**count.figures(), "novelties": count.novelties, "in_domain": looks[name].share}
+            for name, count in counts.items()
+        }
         return Evaluation(
             {
                 **total.figures(),
@@ -152,7 +162,9 @@ class Surprise(Domain):
                 "novelties": total.novelties,
             },
             left_out={"frames without one before them, from which they could be predicted": first},
+            in_domain=sum(looks.values(), Looks()).share,
             lines=[_line(name, clip) for name, clip in clips.items()],
+            doubt=doubt("surprise", looks),
         )
 
     def _beside(
@@ -212,6 +224,25 @@ def _labelled(data: str, decimal_comma: bool) -> Iterator[tuple[str, Iterator[np
         return
     for path, truth in clips(Path(data), decimal_comma=decimal_comma).items():
         yield path.name, read(path, rate=RATE, size=None), intervals(truth, RATE)
+
+
+def _appearance(run: Training) -> Appearance:
+    """What is usual for the frames to train on."""
+    from tocsin.models.surprise.simulation.scene import TRAIN_SEEDS, Dive
+    from tocsin.models.vision.appearance import Appearance, Eye
+    from tocsin.models.vision.video import read
+
+    paths = [path for folder in run.data if folder != SIM for path in _clips(Path(folder))]
+    sources: list[Path | int] = [*(TRAIN_SEEDS if SIM in run.data else ()), *paths]
+    eye, recordings = Eye(), list[Any]()
+    task = run.progress.add_task("appearance", total=len(sources))
+    for source in sources:
+        if isinstance(source, int):
+            recordings.append(eye.looks(Dive(source, rate=RATE / SPARSE)))
+        else:
+            recordings.append(eye.looks(islice(read(source, rate=RATE, size=None), 0, None, SPARSE)))
+        run.progress.advance(task)
+    return Appearance.fit(recordings)
 
 
 def _footage(

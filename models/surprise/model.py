@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from tocsin.models.surprise.motion import Motion
 from tocsin.models.surprise.network import Expected, Predictor, PredictorState, surprise
 from tocsin.models.surprise.triage import CALM, Triage, evidence
 from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
+from tocsin.models.vision.appearance import Eye
 from tocsin.models.vision.encoder import Encoder
 from tocsin.models.vision.encoder import load as load_encoder
 
@@ -99,6 +101,11 @@ class SurpriseModel:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of places in a frame."""
         return self._encoder.grid
+
+    @cached_property
+    def usual(self) -> Eye | None:
+        """Compares frames with those of training; None: the model does not know them."""
+        return Eye(self.config.appearance) if self.config.appearance else None
 
     @property
     def parameters(self) -> int:

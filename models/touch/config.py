@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tocsin.models import files
 from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.vision.appearance import Appearance
 from tocsin.models.vision.encoder import DEFAULT
 
 
@@ -140,12 +143,17 @@ class ReachConfig:
 
 @dataclass(frozen=True)
 class TouchConfig:
-    """A network and how its scores are decoded, and the constants that judge touches where the hands' joints are known."""
+    """A network and how its scores are decoded, and the constants that judge touches where the hands' joints are known.
+
+    Args:
+        appearance: what is usual for frames; None: not known.
+    """
 
     eye: EyeConfig = field(default_factory=EyeConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     reach: ReachConfig = field(default_factory=ReachConfig)
+    appearance: Appearance | None = None
 
     def save(self, directory: Path) -> None:
         """Write `config.json`."""
@@ -159,10 +167,16 @@ class TouchConfig:
             ValueError: the file contains unknown settings.
         """
         stored = files.read_json(directory / CONFIG_FILE)
-        parts = {"eye": EyeConfig, "network": NetworkConfig, "decode": DecodeConfig, "reach": ReachConfig}
+        parts: dict[str, Callable[..., Any]] = {
+            "eye": EyeConfig,
+            "network": NetworkConfig,
+            "decode": DecodeConfig,
+            "reach": ReachConfig,
+            "appearance": Appearance.of,
+        }
         try:
             if "reach" in stored:
                 stored["reach"] = stored["reach"] | {"decode": DecodeConfig(**stored["reach"]["decode"])}
-            return cls(**{name: parts[name](**value) for name, value in stored.items()})
+            return cls(**{name: value and parts[name](**value) for name, value in stored.items()})
         except (KeyError, TypeError) as reason:
             raise ValueError(f"{directory / CONFIG_FILE}: {reason}; train the model again") from None

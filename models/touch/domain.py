@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from tocsin.models.touch.simulation.scene import Scene
     from tocsin.models.touch.train import Footage
     from tocsin.models.touch.truth import Miss
+    from tocsin.models.vision.appearance import Appearance
 
 RATE = 30.0
 """Frames per second for feeding, training and evaluation."""
+SPARSE = 60
+"""One frame in so many tells how a clip looks."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,13 @@ class Touch(Domain):
         recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
         eyes = Eyes(config.eye)
         clips, unseen = _footage(run, eyes, decimal_comma)
+        usual = _appearance(run, decimal_comma)
         attempts: dict[int, Attempt[TouchModel]] = {}
         for seed in run.seeds:
             task = progress.add_task(f"seed {seed}", total=1)
             curve = registry.Curve()
             model = fit(clips, config, eyes, recipe, seed=seed, progress=curve.add)
-            model = TouchModel(calibrate(model, unseen), model.net, eyes)
+            model = TouchModel(replace(calibrate(model, unseen), appearance=usual), model.net, eyes)
             figures = _precision(model, unseen)
             thresholds = model.config.decode.thresholds
             figures |= operating_figures([detect(model, clip) for clip in unseen], thresholds, rate=RATE)
@@ -115,9 +120,10 @@ class Touch(Domain):
         from tocsin.models.touch.hands import FINDER, joints_are_found
         from tocsin.models.touch.model import load
         from tocsin.models.touch.truth import KINDS
+        from tocsin.models.vision.looks import Looks, doubt
 
         soft, hard, rang, paced = (list[ClipResult]() for _ in range(4))
-        by_clip, known = dict[str, Any](), True
+        by_clip, known, looks = dict[str, Any](), True, dict[str, Looks]()
         given = {"hands": hands or None, "contact": contact, "release": release}
         options = {name: value for name, value in given.items() if value is not None}
         for name, shots, truth, misses in self._labelled(data, decimal_comma):
@@ -133,11 +139,13 @@ class Touch(Domain):
             rang.append(ClipResult(_alerts(table), *rest))
             paced.append(ClipResult(_pace(len(table)), *rest))
             known &= truth.hands
+            looks[name] = Looks.of(table)
             by_clip[name] = {
                 "touches": [asdict(touch) for touch in touches],
                 "alerts": [asdict(spot) for spot in rang[-1].found],
                 "events": [asdict(spot) for spot in events],
                 "scored": [span.start, span.stop],
+                "in_domain": looks[name].share,
                 **{f"likeliest_{kind}": span.start + int(best[n].argmax()) for n, kind in enumerate(KINDS)},
             }
         model = reach.load(folder) if joints_are_found(hands or FINDER) else load(folder)
@@ -165,7 +173,9 @@ class Touch(Domain):
                 "clips without a label": 0 if data == SIM else len(_clips(Path(data))) - len(by_clip),
                 "frames outside the labelled spans": sum(clip.frames - clip.length for clip in hard),
             },
+            in_domain=sum(looks.values(), Looks()).share,
             lines=[_line(name, clip) for name, clip in by_clip.items()],
+            doubt=doubt("touch", looks),
         )
 
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
@@ -224,17 +234,42 @@ def _line(name: str, clip: Mapping[str, Any]) -> str:
     return f"{name}: {len(clip['touches'])} touches ({truth}), alerts at {began or 'no frame'}, {found}"
 
 
-def _footage(run: Training, eyes: Eyes, decimal_comma: bool) -> tuple[list[Footage], list[Footage]]:
-    """Read the clips to train on, and the validation scenes."""
+def _sources(run: Training, decimal_comma: bool) -> list[tuple[Path | int, Labelled | None]]:
+    """The clips to train on with their truth, and the seeds of the tables."""
     from tocsin.models.touch.clips import clips as labelled
-    from tocsin.models.touch.finder import load
-    from tocsin.models.touch.simulation.scene import TRAIN_SEEDS, VALIDATION_SEEDS
+    from tocsin.models.touch.simulation.scene import TRAIN_SEEDS
 
     sources: list[tuple[Path | int, Labelled | None]] = [(seed, None) for seed in TRAIN_SEEDS if SIM in run.data]
     for folder in run.data:
         if folder != SIM:
             sources += labelled(Path(folder), decimal_comma=decimal_comma).items()
-    finder, clips = load(), list[Any]()
+    return sources
+
+
+def _appearance(run: Training, decimal_comma: bool) -> Appearance:
+    """What is usual for the frames to train on."""
+    from tocsin.models.touch.simulation.scene import TRAIN_SECONDS, Scene
+    from tocsin.models.vision.appearance import Appearance, Eye
+    from tocsin.models.vision.video import read
+
+    eye, sources = Eye(), _sources(run, decimal_comma)
+    task, recordings = run.progress.add_task("appearance", total=len(sources)), list[Any]()
+    for source, _ in sources:
+        if isinstance(source, int):
+            scene = Scene(source, seconds=TRAIN_SECONDS, rate=RATE / SPARSE)
+            recordings.append(eye.looks(shot.picture for shot in scene))
+        else:
+            recordings.append(eye.looks(islice(read(source, rate=None, size=None), 0, None, SPARSE)))
+        run.progress.advance(task)
+    return Appearance.fit(recordings)
+
+
+def _footage(run: Training, eyes: Eyes, decimal_comma: bool) -> tuple[list[Footage], list[Footage]]:
+    """Read the clips to train on, and the validation scenes."""
+    from tocsin.models.touch.finder import load
+    from tocsin.models.touch.simulation.scene import VALIDATION_SEEDS
+
+    sources, finder, clips = _sources(run, decimal_comma), load(), list[Any]()
     task = run.progress.add_task("looking", total=len(sources) + len(VALIDATION_SEEDS))
     for source, truth in [*sources, *((seed, None) for seed in VALIDATION_SEEDS)]:
         clips.append(load_footage(source, eyes, truth, finder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from tocsin.models.touch.moving import FINER, MOTION, moving
 from tocsin.models.touch.network import Tokens, TouchNet
 from tocsin.models.trained import restore, store
 from tocsin.models.vision import flow
+from tocsin.models.vision.appearance import Eye
 from tocsin.models.vision.encoder import Encoder
 from tocsin.models.vision.encoder import load as encoder
 
@@ -129,6 +131,11 @@ class TouchModel:
     def grey(self, pixels: Tensor) -> dict[str, Tensor]:
         """`[B, 3, *size] uint8` -> `grey`, `[B, *size] uint8`."""
         return {"grey": flow.grey(pixels, self.size)}
+
+    @cached_property
+    def usual(self) -> Eye | None:
+        """Compares frames with those of training; None: the model does not know them."""
+        return Eye(self.config.appearance) if self.config.appearance else None
 
     @property
     def past(self) -> int:

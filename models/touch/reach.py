@@ -19,6 +19,7 @@ from tocsin.models.touch.cues import Cues, cues
 from tocsin.models.touch.decode import decided
 from tocsin.models.touch.truth import HANDS
 from tocsin.models.vision import flow
+from tocsin.models.vision.appearance import Eye
 from tocsin.operators.shapes import match
 
 GAP = 8
@@ -41,10 +42,11 @@ class ReachModel:
     Args:
         config: its constants.
         size: rows and columns of the frames.
+        usual: compares frames with those of training; None: they are not known.
     """
 
-    def __init__(self, config: ReachConfig, size: tuple[int, int]) -> None:
-        self.config, self.size = config, size
+    def __init__(self, config: ReachConfig, size: tuple[int, int], usual: Eye | None = None) -> None:
+        self.config, self.size, self.usual = config, size, usual
 
     @property
     def past(self) -> int:
@@ -74,7 +76,7 @@ class ReachModel:
     def with_thresholds(self, *, contact: float | None = None, release: float | None = None) -> ReachModel:
         """The model with other score thresholds; None: as they are."""
         decode = self.config.decode.with_thresholds(contact, release)
-        return ReachModel(replace(self.config, decode=decode), self.size)
+        return ReachModel(replace(self.config, decode=decode), self.size, self.usual)
 
     def grey(self, pixels: Tensor) -> dict[str, Tensor]:
         """`[B, 3, *size] uint8` -> `grey`, `[B, *size] uint8`."""
@@ -107,7 +109,8 @@ def load(directory: Path | str) -> ReachModel:
         ValueError: the config contains unknown settings.
     """
     config = TouchConfig.load(Path(directory))
-    return ReachModel(config.reach, (config.eye.height, config.eye.width))
+    usual = Eye(config.appearance) if config.appearance else None
+    return ReachModel(config.reach, (config.eye.height, config.eye.width), usual)
 
 
 class _Stroke(NamedTuple):

@@ -80,6 +80,14 @@ def decode_jpeg(file: bytes, *, min_size: tuple[int, int] = (0, 0), max_pixels: 
     return turn(picture)
 
 
+def shape_of(file: bytes) -> tuple[int, int]:
+    """Rows and columns of a JPEG, turned upright by its EXIF orientation, without decoding it."""
+    import simplejpeg
+
+    height, width, _, _ = simplejpeg.decode_jpeg_header(file)
+    return (width, height) if _turn(file).swap else (height, width)
+
+
 def _turn(file: bytes) -> Turn:
     """Read the orientation from a JPEG's EXIF; upright if EXIF is missing or cannot be read."""
     if file.find(_EXIF, 0, _BEGINNING) < 0:

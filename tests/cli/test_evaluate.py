@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from typer.testing import CliRunner
@@ -115,6 +116,27 @@ def test_every_pipeline_gives_the_same_keys(tmp_path: Path, pipeline: str) -> No
     text = CliRunner().invoke(app, command, catch_exceptions=False).stdout
     assert all(f"{name} " in text for name in figures) and "judged: " in text
     assert all(f"left out: {count:,} {reason}" in text for reason, count in said["left_out"].items())
+
+
+@pytest.mark.parametrize("pipeline", ["surprise", "touch"])
+def test_clips_of_a_camera_that_is_dark_end_with_status_3(tmp_path: Path, pipeline: str) -> None:
+    dark = [np.full((72, 128, 3), 3, np.uint8)] * {"surprise": 25, "touch": 60}[pipeline]
+    pictures(tmp_path / "night", dark)
+    if pipeline == "touch":
+        (tmp_path / "touches.csv").write_text("clip,hand,contact,release\nnight,right,20,40\n")
+    else:
+        (tmp_path / "novelties.csv").write_text("clip,start_s,end_s,kind\nnight,0.5,0.8,fish\n")
+    command = ["evaluate", pipeline, "--data", str(tmp_path), "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 3
+    (line,) = done.stderr.splitlines()
+    assert (
+        f"{pipeline}: expected frames like those that the model was trained on, got 100% others (night: highlights 3"
+        in line
+    )
+    said = json.loads(done.stdout)
+    assert said["in_domain"] == 0 and said["doubt"] in line
+    assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
 
 
 NAMES = {"pipeline": "rul", "model": "m", "version": "1", "data": "d"}

@@ -70,4 +70,4 @@ def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytes
     (tour.folder / "tocsin.toml").write_text(text)
     monkeypatch.chdir(tour.folder)
     made = pipeline(Settings.load().pipeline("rul").options, Model(FD001, "fd001", "cpu"))
-    assert [(rule.name, rule.hold) for rule in made.rules] == [("warning", 3), ("critical", 3), ("out_of_domain", 10)]
+    assert [(rule.name, rule.hold) for rule in made.rules] == [("warning", 3), ("critical", 3), ("out_of_domain", 5)]

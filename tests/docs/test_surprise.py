@@ -69,4 +69,6 @@ def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytes
     (tour.folder / "tocsin.toml").unlink()
     own = {name: value for name, value in given.options.items() if name != "forget_after"}
     made = pipeline(own, Model(Path(SHIPPED), "dives", "cpu"))
-    assert [rule.name for rule in made.rules] == ["surprise"] and given.options["forget_after"] == "30d"
+    assert [rule.name for rule in made.rules] == ["surprise", "out_of_domain"] and given.options[
+        "forget_after"
+    ] == "30d"

@@ -69,7 +69,7 @@ def test_the_settings_and_the_columns_of_the_page_are_the_pipelines(
     (tour.folder / "tocsin.toml").unlink()
     own = {name: value for name, value in given.options.items() if name != "forget_after"}
     made = pipeline(own, Model(Path(SHIPPED), "table", "cpu"))
-    assert [rule.name for rule in made.rules] == ["left", "right"]
+    assert [rule.name for rule in made.rules] == ["left", "right", "out_of_domain"]
     thresholds = TouchConfig.load(SHIPPED).decode.thresholds
     assert (own["contact"], own["release"]) == pytest.approx(thresholds, abs=0.001)
     assert "experimental" in PAGE.read_text().split("##")[0] and made.experimental

@@ -109,7 +109,7 @@ def test_readings_of_a_foreign_engine_are_named_and_ring() -> None:
     assert not frame["in_domain"].any()
     assert (frame["rul_low"] == 0).all() and (frame["rul_high"] == 125).all()
     (alert,) = [a for a in alerts if a.rule == "out_of_domain"]
-    assert (alert.transition, alert.data["cycle"]) == ("raised", 10)
+    assert (alert.transition, alert.data["cycle"]) == ("raised", 5)
 
 
 def test_an_engine_that_wears_out_rings_at_both_levels_and_each_alert_obeys_its_hysteresis() -> None:

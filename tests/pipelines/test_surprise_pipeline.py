@@ -133,6 +133,18 @@ def test_repeated_frames_are_dropped_and_those_that_come_too_late_refused(model:
     assert rows["sequence"].to_list() == list(range(10))  # the last two wait for earlier frames
 
 
+def test_a_camera_that_goes_dark_rings_and_is_named(model: Model) -> None:
+    p = declared(model)
+    shots = clip("a", 200)
+    dark = [(c, n, at, image // 40 if n >= 60 else image) for c, n, at, image in shots]
+    rows, alerts = replay(p, table(p, dark))
+    (alert,) = [a for a in alerts if a.rule == "out_of_domain"]
+    assert (alert.key, alert.severity, alert.transition) == ("a", "warning", "raised")
+    assert 60 < alert.data["sequence"] <= 180 and "highlights" in alert.data["unlike"]
+    verdicts = rows.sort("sequence")["in_domain"].to_list()
+    assert verdicts[0] is None and verdicts[55] is True and verdicts[-1] is False
+
+
 def test_a_step_without_frames_changes_nothing(model: Model) -> None:
     p = declared(model)
     machine = Machine(p)

@@ -85,8 +85,8 @@ def touched(rows: pl.DataFrame) -> list[Touch]:
 
 
 def edges(alerts: Sequence[Alert]) -> list[tuple[str, str, int, int | None]]:
-    """Of each alert: hand, transition, frame, and the frame since which the hand holds or held its thing."""
-    return [(a.rule, a.transition, a.data["sequence"], a.data[f"{a.rule}_since"]) for a in alerts]
+    """Of each alert of a hand: hand, transition, frame, and the frame since which it holds or held its thing."""
+    return [(a.rule, a.transition, a.data["sequence"], a.data[f"{a.rule}_since"]) for a in alerts if a.rule in HANDS]
 
 
 def test_touches_ring_at_contact_end_at_release_and_are_those_that_there_were(declared: Pipeline) -> None:
@@ -138,6 +138,17 @@ def test_a_machine_that_goes_on_from_a_checkpoint_gives_what_one_gives_that_neve
         machine = Machine(declared)
         machine.restore(chain)
     assert frame(results)["sequence"].to_list() == list(range(54)) and len(alerts) > 4
+
+
+def test_a_camera_that_goes_dark_rings_and_is_named(declared: Pipeline) -> None:
+    shots = taken("a", 300)
+    dark = [s if s.sequence < 60 else s._replace(frame=Shot(s.frame.picture // 40, s.frame.facts)) for s in shots]
+    rows, alerts = replay(declared, table(declared, dark), after=OVER)
+    (alert,) = [a for a in alerts if a.rule == "out_of_domain"]
+    assert (alert.key, alert.transition) == ("a", "raised")
+    assert 60 < alert.data["sequence"] <= 240 and "highlights" in alert.data["unlike"]
+    verdicts = rows.sort("sequence")["in_domain"].to_list()
+    assert verdicts[0] is None and verdicts[55] is True and verdicts[-1] is False
 
 
 def test_a_step_without_frames_changes_nothing(declared: Pipeline) -> None:
@@ -318,7 +329,7 @@ def test_contact_raises_the_hands_alert_once_and_release_ends_it(declared: Pipel
 def test_thresholds_are_options_and_the_models_where_they_are_not_given(model: Model) -> None:
     said = script(30, (10, RIGHT, CONTACT), (20, RIGHT, RELEASE))
     said[:, 0] *= 0.4  # scores of 0.36, below the model's thresholds
-    assert played(pipeline({"hands": "none"}, model), said)[1] == []
+    assert edges(played(pipeline({"hands": "none"}, model), said)[1]) == []
     _, one = played(pipeline({"hands": "none", "contact": 0.3}, model), said)
     _, both = played(pipeline({"hands": "none", "contact": 0.3, "release": 0.3}, model), said)
     assert [edge[1:3] for edge in edges(one)] == [("raised", 10)]

@@ -12,6 +12,7 @@ from tocsin.models.surprise.config import EncoderConfig, SurpriseConfig
 from tocsin.models.surprise.detector import DetectorConfig
 from tocsin.models.surprise.network import NetworkConfig
 from tocsin.models.surprise.train import Recipe, fit, footage
+from tocsin.models.vision.appearance import Appearance
 from tocsin.models.vision.encoder import load as encoder
 
 SIZE = (64, 96)
@@ -43,5 +44,6 @@ def small_model(folder: Path) -> None:
         network=CONFIG.network,
         rank=2,
         detector=DetectorConfig(warmup=10, window=60, cooldown=10, factor=8.0),
+        appearance=Appearance(highlights=(30, None)),
     )
     fit([footage([pan(60, seed=n, speed=3.0 + 3 * n)], eye) for n in range(3)], config, eye, RECIPE).save(folder)

@@ -18,6 +18,7 @@ from tocsin.models.touch.config import DecodeConfig, EyeConfig, NetworkConfig, T
 from tocsin.models.touch.model import Eyes
 from tocsin.models.touch.train import Footage, Recipe, fit, footage
 from tocsin.models.touch.truth import Touch
+from tocsin.models.vision.appearance import Appearance
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.formats.jpeg import readings
 from tocsin.pipelines.runtime.formats.video import encoded
@@ -26,7 +27,7 @@ from tocsin.pipelines.touch import BOXES
 SIZE = (64, 96)
 SEEN = EyeConfig(looks=True, height=SIZE[0], width=SIZE[1], scene_height=32, scene_width=48, crop=32)
 NETWORK = NetworkConfig(tokens=8, heads=2, dim=16, past=5, ahead=2, layers=1, kernel=3, reach=2, dropout=0.0)
-CONFIG = TouchConfig(SEEN, NETWORK, DecodeConfig(radius=2, apart=2))
+CONFIG = TouchConfig(SEEN, NETWORK, DecodeConfig(radius=2, apart=2), appearance=Appearance(highlights=(30, None)))
 RECIPE = Recipe(steps=400, windows=3, learning_rate=1e-2, weight_decay=1e-2, blind=0.0)
 RATE_MS = 33
 SKIN, THING = (200, 150, 120), (30, 60, 230)

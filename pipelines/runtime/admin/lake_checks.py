@@ -178,17 +178,25 @@ class LakeTable:
     def domain(self) -> str:
         """Check that the newest day's results are of readings like the training data, where the model says so."""
         table = self._table()
-        if table is None or "in_domain" not in [field.name for field in table.schema().fields]:
+        columns = [] if table is None else [field.name for field in table.schema().fields]
+        if "in_domain" not in columns:
             return "not judged"
+        wanted = [name for name in ("key", "in_domain", "unlike") if name in columns]
         rows = self._lake.scan(self._name)
-        newest = rows.filter(pl.col("event_date") == pl.col("event_date").max()).select("in_domain").collect()
-        foreign = int((~newest["in_domain"]).sum())
-        if foreign > FOREIGN * len(newest):
+        newest = rows.filter(pl.col("event_date") == pl.col("event_date").max()).select(wanted).collect()
+        known = newest.drop_nulls("in_domain")
+        if not len(known):
+            return f"not known of the newest day's {len(newest):,} rows"
+        foreign = known.filter(pl.col("in_domain").not_())
+        if len(foreign) > FOREIGN * len(known):
+            last = foreign.row(-1, named=True)
+            example = f", such as {last['key']}: {last['unlike']}" if last.get("unlike") else ""
             raise Concern(
-                f"results of {self._name}: expected readings like the model's training data, got {foreign:,} others of the "
-                f"newest day's {len(newest):,}; compare units and sensors with the training data, or train a model on such readings"
+                f"results of {self._name}: expected readings like the model's training data, got {len(foreign):,} others of the "
+                f"newest day's {len(known):,}{example}; compare units, sensors or cameras with the training data, or train a model "
+                "on such readings"
             )
-        return f"{foreign:,} of the newest day's {len(newest):,} rows are unlike the training data"
+        return f"{len(foreign):,} of the newest day's {len(known):,} rows are unlike the training data"
 
     def orders(self) -> str:
         """Check that the stored desired state can be read."""

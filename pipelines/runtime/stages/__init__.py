@@ -9,6 +9,7 @@ from tocsin.pipelines.exports import exported
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.stages.census import Census
     from tocsin.pipelines.runtime.stages.centered_window import CenteredWindow
+    from tocsin.pipelines.runtime.stages.familiar import Familiar
     from tocsin.pipelines.runtime.stages.frames import Gaps, Keep, Pixels
     from tocsin.pipelines.runtime.stages.inactivity import Inactivity
     from tocsin.pipelines.runtime.stages.infer import Encode, Infer
@@ -20,6 +21,7 @@ __all__ = [
     "Census",
     "CenteredWindow",
     "Encode",
+    "Familiar",
     "Gaps",
     "Inactivity",
     "Infer",
@@ -35,6 +37,7 @@ __getattr__ = exported(
     {
         "census": "Census",
         "centered_window": "CenteredWindow",
+        "familiar": "Familiar",
         "frames": "Gaps Keep Pixels",
         "inactivity": "Inactivity",
         "infer": "Encode Infer",

@@ -86,6 +86,22 @@ def test_results_of_readings_unlike_the_training_data_are_a_concern(
     assert LakeTable(lake, "other", 1).domain() == LakeTable(lake, "none", 1).domain() == "not judged"
 
 
+def test_a_camera_that_is_unlike_is_named_and_frames_that_are_not_known_do_not_count(tmp_path: Path) -> None:
+    lake, said = Lake(str(tmp_path)), "highlights 3, usually at least 20"
+    rows = {
+        "event_date": ["2026-01-31"] * 60,
+        "key": ["bow"] * 60,
+        "in_domain": [None] * 40 + [True] * 10 + [False] * 10,
+    }
+    table = pa.table({**rows, "unlike": [None] * 50 + [said] * 10})
+    write_deltalake(tmp_path / "surprise", table, partition_by=["event_date"])
+    with pytest.raises(Concern, match=f"got 10 others of the newest day's 20, such as bow: {said}; compare units"):
+        LakeTable(lake, "surprise", 1).domain()
+    unknown = pa.table({**rows, "in_domain": pa.nulls(60, pa.bool_())})
+    write_deltalake(tmp_path / "young", unknown, partition_by=["event_date"])
+    assert LakeTable(lake, "young", 1).domain() == "not known of the newest day's 60 rows"
+
+
 def test_a_lake_without_room(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")(10**12, 10**12 - 10**8, 10**8)
     monkeypatch.setattr(lake_checks.shutil, "disk_usage", lambda path: usage)
