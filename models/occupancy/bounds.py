@@ -12,6 +12,8 @@ Bounds = Mapping[str, tuple[float, float]]
 
 _TAIL = 0.001
 """Share of the training minutes below and above which a reading counts as an outlier."""
+_WIDER = 1.25
+"""Share of the range by which the bounds lie beyond it: a summer of 35 degrees is inside, a room in Fahrenheit is not."""
 _LEAST = 0.25
 """A lower bound is at least this share of the lowest reading, so that a share in place of percent is outside."""
 _RHYTHM = 4.0
@@ -19,7 +21,7 @@ _RHYTHM = 4.0
 
 
 def fit(minutes: pl.DataFrame) -> dict[str, tuple[float, float]]:
-    """The bounds of each of `READINGS` that training minutes have: their range, widened by its width to both sides."""
+    """The bounds of each of `READINGS` that training minutes have: their range, widened to both sides."""
     bounds = {}
     for name in READINGS:
         readings = minutes[name].drop_nulls().drop_nans()
@@ -29,7 +31,8 @@ def fit(minutes: pl.DataFrame) -> dict[str, tuple[float, float]]:
             bounds[name] = (float(readings.min()) - _RHYTHM, float(readings.max()) + _RHYTHM)  # type: ignore[arg-type]
             continue
         low, high = (float(readings.quantile(q) or 0) for q in (_TAIL, 1 - _TAIL))
-        bounds[name] = (max(low - (high - low), _LEAST * low), high + (high - low))
+        beyond = _WIDER * (high - low)
+        bounds[name] = (max(low - beyond, _LEAST * low), high + beyond)
     return bounds
 
 

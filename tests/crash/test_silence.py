@@ -85,7 +85,8 @@ class Building:
             for room, name in sorted(self._sending):
                 place = ROOMS.index(room)
                 at = self._begin + self._minute * MINUTE + 1000 * (7 * place + PROPERTIES.index(name))
-                value = 20.0 + 100 * (name == "co2") * (4 + place / 10) + (self._minute * 7 + place) % 30
+                moves = (self._minute * 7 + place) % 30
+                value = 420.0 + 10 * place + moves if name == "co2" else 20 + moves / 10
                 reading = {"room": room, "property": name, "time": at, "value": value}
                 self._producer.send(self._topic, orjson.dumps(reading), room.encode(), partition=place % PARTITIONS)
             self._producer.flush()

@@ -191,7 +191,7 @@ def test_what_trains_is_fed_and_judged_with_the_same_types(
 
 def test_options_change_levels_and_steps() -> None:
     made = pipeline({"warning": 100, "critical": 99.5, "hysteresis": 1, "hold": 3}, SHIPPED)
-    assert [r.hold for r in made.rules] == [3, 3, 10]
+    assert [r.hold for r in made.rules] == [3, 3, 5]
     _, alerts = replay(made, _lives().to_arrow())
     frame, _ = _judged()
     first = next(a for a in alerts if a.rule == "warning")
