@@ -123,6 +123,7 @@ def test_a_job_that_is_submitted_otherwise_does_not_write_its_results_into_its_c
     assert "tocsin: lake.path: expected a place that every machine of the cluster reaches" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_folder_is_deployed_with_its_module_and_settings_but_no_secret_and_the_pipeline_outlives_the_job(
     cli: Cli, cluster: Nodes, kafka: KafkaServer, topic: str, tmp_path: Path
 ) -> None:
