@@ -62,6 +62,8 @@ COUNT = pa.schema(
     ]
 )
 """A label: how many people are in a room."""
+OLD = 3600.0
+"""Age from which CO2 counts as not known, s."""
 COUNTED = "15m"
 """How long a count holds if no other one follows."""
 UNITS = {"co2": "ppm", "temperature": "°C", "humidity": "%", "ventilation": ""}
@@ -327,8 +329,9 @@ class Known(Stage):
         self._bounds = bounds
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        readings = pl.from_arrow(rows.table.select(READINGS))
+        readings = pl.from_arrow(rows.table.select([*READINGS, "co2_age"]))
         assert isinstance(readings, pl.DataFrame)
+        readings = readings.with_columns(co2=pl.when(pl.col("co2_age") <= OLD).then("co2"))
         return rows.with_columns({"in_domain": inside(readings, self._bounds).to_arrow()})
 
 

@@ -169,8 +169,7 @@ class Occupancy(Domain):
             room: {**figures(part), "empty_day_minutes": empty_days(part, recording.timezone)}
             for room, part in by_room.items()
         }
-        judged_minutes = table.filter(pl.col("in_domain"))
-        in_domain = judged_minutes.height / table.height
+        in_domain = table.filter("in_domain").height / table.height
         shown = ("f1", "precision", "recall", "auroc")
         lines = [f"room {room}: " + ", ".join(f"{n} {scores[n]:.3f}" for n in shown) for room, scores in rooms.items()]
         if noise := NOISY.get(recording.kind):
@@ -204,9 +203,10 @@ class Occupancy(Domain):
 
         if isinstance(labels, Path):
             truth = read_truth(labels)
-            truth = (
-                truth.filter(pl.col("room") == key) if key in truth["room"] else truth.with_columns(room=pl.lit(key))
-            )
+            named = truth["room"].unique().to_list()
+            if key not in named and len(named) > 1:
+                raise ValueError(f"{labels}: expected the truth of {key}, got that of {', '.join(sorted(named)[:5])}")
+            truth = truth.filter(pl.col("room") == key) if key in named else truth.with_columns(room=pl.lit(key))
         else:
             truth = labels.select(
                 room=pl.lit(key), time=pl.col("event_time").dt.epoch("ms"), occupied=pl.col("count") > 0

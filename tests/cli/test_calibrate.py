@@ -82,6 +82,7 @@ def test_a_room_that_reads_right_keeps_the_models_threshold(calibrate: Calibrate
         ),
         (("occupancy", "right"), "labels of occupancy: expected some of right, got none"),
         (("occupancy", "right", "--labels", "nowhere.csv"), "nowhere.csv: expected a CSV file"),
+        (("occupancy", "right", "--labels", "rooms.csv"), "rooms.csv: expected the truth of right, got that of a, b"),
         (
             ("occupancy", "right", "--labels", "day.csv"),
             "expected the truth of 2 days at least, got 1; label more days",
@@ -92,6 +93,7 @@ def test_what_is_missing_is_one_line(
     calibrate: Calibrate, tmp_path: Path, arguments: tuple[str, ...], line: str
 ) -> None:
     truth = (tmp_path / "truth.csv").read_text().splitlines()
+    (tmp_path / "rooms.csv").write_text("room,time,people\na,2026-01-05 00:00:00,1\nb,2026-01-05 00:00:00,0\n")
     (tmp_path / "day.csv").write_text("\n".join(truth[:1000]) + "\n")
     with pytest.raises(ConfigError) as raised:
         calibrate(*arguments)

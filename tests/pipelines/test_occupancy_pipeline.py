@@ -181,6 +181,13 @@ def test_a_room_without_co2_is_out_of_domain() -> None:
     assert rows.height > 20 and not rows["in_domain"].any()
 
 
+def test_a_room_whose_co2_sensor_stops_is_out_of_domain_an_hour_later() -> None:
+    room, gone = constant([430.0 + n % 3 for n in range(200)]), pl.col("time") > MONDAY + 90 * MINUTE
+    rows = run(room.filter(~gone | (pl.col("property") != "co2")))[0].filter(~pl.col("silent"))
+    age = rows["co2_age"]
+    assert rows["in_domain"].to_list() == (age <= 3600).to_list() and age.max() > 4000 > 3600 > age.min()
+
+
 def test_a_room_has_its_own_threshold() -> None:
     def occupied(**options: Any) -> dict[str, float]:
         rows = sorted_rows(run(_readings(), **options)[0])
