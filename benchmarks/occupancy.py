@@ -62,7 +62,6 @@ class Building:
 
     name: str
     table: pl.DataFrame
-    timezone: str
 
     def rooms(self, features: Sequence[str] = CONFIG.features) -> list[Room]:
         return rooms(self.table, features)
@@ -100,8 +99,7 @@ def main(directory: Path, tables: Sequence[str], models: Sequence[str]) -> None:
 
 def building(name: str, recording: Recording) -> Building:
     table = labelled(minutes(recording), recording.truth).sort("room", "time")
-    day = pl.from_epoch("time", "ms").dt.replace_time_zone("UTC").dt.convert_time_zone(recording.timezone).dt.date()
-    return Building(name, table.with_columns(recording=pl.lit(name), day=day), recording.timezone)
+    return Building(name, table.with_columns(recording=pl.lit(name)))
 
 
 def moved(recording: Recording, hours: int) -> Recording:
@@ -128,10 +126,7 @@ def by_building(buildings: Mapping[str, Building], models: Sequence[str]) -> Non
             judged = part.judged()
             occupied = judged["occupied"].to_numpy()
             cells = [spread([scores(occupied, p)["f1"] for p in found[name]]) for name in names]
-            days = [
-                empty_days(judged.with_columns(predicted=held(p, CONFIG.threshold)), part.timezone)
-                for p in found[NETWORK]
-            ]
+            days = [empty_days(judged.with_columns(predicted=held(p, CONFIG.threshold))) for p in found[NETWORK]]
             print(f"| {test.name}, {room} | {' | '.join(cells)} | {np.mean(days):.0f} min |", flush=True)
 
 

@@ -19,6 +19,8 @@ SHIPPED = "shipped"
 """The version of weights that come with Tocsin."""
 SIM = "sim"
 """Passed instead of a folder to use simulated data."""
+FOREIGN = 0.05
+"""Share of rows outside a model's domain above which figures are doubtful."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,20 @@ def _known(value: Any) -> Any:
     return [_known(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def foreign(pipeline: str, what: str, shares: Mapping[str, float], advice: str, *, most: float = FOREIGN) -> str:
+    """Why figures say little where recordings are unlike the training data; "": they are like it.
+
+    Args:
+        what: the pipeline judges, such as "readings".
+        shares: a recording -> the share of it that is unlike the training data.
+        advice: what a person can do.
+        most: the largest share that is accepted.
+    """
+    others = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items() if share > most)
+    expected = f"{pipeline}: expected {what} like those that the model was trained on"
+    return f"{expected}, got others: {others}; {advice}, or use --force to accept the figures" if others else ""
+
+
 @dataclass(frozen=True)
 class Calibrated:
     """A calibration of one asset.
@@ -233,11 +249,19 @@ class Domain:
         """
         raise NotImplementedError
 
-    def calibrate(self, folder: Path, key: str, results: pl.DataFrame, labels: Path | pl.DataFrame) -> Calibrated:
+    def calibrate(
+        self,
+        folder: Path,
+        options: Mapping[str, Any],
+        key: str,
+        results: pl.DataFrame,
+        labels: Path | pl.DataFrame,
+    ) -> Calibrated:
         """Adapt the pipeline to one asset by a few days of its truth.
 
         Args:
             folder: the pipeline's model.
+            options: the pipeline's, as configured.
             key: the asset.
             results: its rows of the pipeline's table.
             labels: a file with its truth, or its rows of the table of labels.

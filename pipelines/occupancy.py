@@ -226,7 +226,7 @@ def minutes(recording: Recording) -> pl.DataFrame:
     """The model's input from a recording.
 
     Returns:
-        `room`, `time` (ms, a minute's end), `FEATURES` and `READINGS`, NaN where unknown, and the local `hour` and `weekday`.
+        `room`, `time` (ms, a minute's end), `FEATURES` and `READINGS`, NaN where unknown; the local `day`, `hour` and `weekday`.
     """
     declared = Pipeline(
         name="occupancy",

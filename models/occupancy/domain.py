@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from tocsin.models.domain import SIM, Calibrated, DecimalComma, Domain, Evaluation, Feed, Option, Trained, Training
+from tocsin.models.domain import (
+    SIM,
+    Calibrated,
+    DecimalComma,
+    Domain,
+    Evaluation,
+    Feed,
+    Option,
+    Trained,
+    Training,
+    foreign,
+)
 from tocsin.models.occupancy.model import OccupancyModel
 
 if TYPE_CHECKING:
@@ -23,8 +34,6 @@ DAYS = 14
 """Length of the simulation of a building."""
 ROWS = 1000
 """Rows in each table of a feed."""
-FOREIGN = 0.05
-"""Share of the minutes outside the model's domain above which figures are doubtful."""
 SHOWN = 5
 """Trials of a search that are printed."""
 
@@ -151,24 +160,18 @@ class Occupancy(Domain):
         if not len(table):
             raise ValueError(f"{data}: expected an hour of readings with their truth at least, got fewer")
 
-        config = load(folder).config
+        model = load(folder)
         table = local(table.sort("room", "time"), recording.timezone)
-        plain = {name: pl.Series(name, p) for name, p in config.plain.predict(table).items()}
+        plain = {name: pl.Series(name, p) for name, p in model.config.plain.predict(table).items()}
         table = table.with_columns(*plain.values())
 
         def figures(part: pl.DataFrame) -> dict[str, float]:
             return metrics(*(part[c].to_numpy() for c in ("occupied", "predicted", "probability")))
 
-        def baselines(part: pl.DataFrame) -> dict[str, dict[str, float]]:
-            occupied = part["occupied"].to_numpy()
-            found = {name: metrics(occupied, part[name].to_numpy() >= 0.5, part[name].to_numpy()) for name in plain}
-            return {"majority": majority(occupied), **found}
-
+        occupied = table["occupied"].to_numpy()
+        baselines = {name: metrics(occupied, p.to_numpy() >= 0.5, p.to_numpy()) for name, p in plain.items()}
         by_room = {str(room): part for (room,), part in table.partition_by("room", as_dict=True).items()}
-        rooms = {
-            room: {**figures(part), "empty_day_minutes": empty_days(part, recording.timezone)}
-            for room, part in by_room.items()
-        }
+        rooms = {room: {**figures(part), "empty_day_minutes": empty_days(part)} for room, part in by_room.items()}
         in_domain = table.filter("in_domain").height / table.height
         shown = ("f1", "precision", "recall", "auroc")
         lines = [f"room {room}: " + ", ".join(f"{n} {scores[n]:.3f}" for n in shown) for room, scores in rooms.items()]
@@ -177,11 +180,11 @@ class Occupancy(Domain):
         return Evaluation(
             {
                 **figures(table),
-                "empty_day_minutes": empty_days(table, recording.timezone),
-                "parameters": load(folder).parameters,
+                "empty_day_minutes": empty_days(table),
+                "parameters": model.parameters,
             },
             {"rooms": rooms},
-            baselines=baselines(table),
+            baselines={"majority": majority(occupied), **baselines},
             counted={"rooms": len(rooms), "minutes": table.height},
             left_out={
                 "minutes without a judgement": results.height - judged.height,
@@ -192,13 +195,21 @@ class Occupancy(Domain):
             doubt=_doubt(data, table, in_domain, recording.truth),
         )
 
-    def calibrate(self, folder: Path, key: str, results: pl.DataFrame, labels: Path | pl.DataFrame) -> Calibrated:
+    def calibrate(
+        self,
+        folder: Path,
+        options: Mapping[str, Any],
+        key: str,
+        results: pl.DataFrame,
+        labels: Path | pl.DataFrame,
+    ) -> Calibrated:
         """Choose a room's threshold; a label is a count of people, or whether the room is occupied."""
         import polars as pl
 
         from tocsin.models.occupancy.calibration import Day, calibrate
         from tocsin.models.occupancy.config import OccupancyConfig
         from tocsin.models.occupancy.data import read_truth
+        from tocsin.models.occupancy.plain import local
         from tocsin.models.occupancy.train import labelled
 
         if isinstance(labels, Path):
@@ -215,9 +226,7 @@ class Occupancy(Domain):
         known = labelled(minutes, truth).drop_nulls(["occupied", "probability"])
         days = [
             Day(day["probability"].cast(pl.Float64).to_numpy(), day["occupied"].to_numpy())
-            for day in known.with_columns(day=pl.from_epoch("time", "ms").dt.date()).partition_by(
-                "day", maintain_order=True
-            )
+            for day in local(known, options.get("timezone", "UTC")).partition_by("day", maintain_order=True)
         ]
         found = calibrate(days, OccupancyConfig.load(folder).threshold)
         gain = f"F1 {found.f1_usual:.3f} with the model's threshold, {found.f1:.3f} with one chosen on the other days"
@@ -302,12 +311,8 @@ def _doubt(data: str, minutes: pl.DataFrame, in_domain: float, truth: pl.DataFra
             f"occupancy: expected the truth of {data} to follow its CO2, got a truth that is {abs(hours)} h {ahead} it: check the "
             "time zone of both; or use --force to accept the figures"
         )
-    if 1 - in_domain > FOREIGN:
-        return (
-            f"occupancy: expected readings like those that the model was trained on, got others in {1 - in_domain:.0%} of the "
-            f"minutes of {data}: see in_domain in the results, and check units and time zone; or use --force to accept the figures"
-        )
-    return ""
+    advice = "see in_domain in the results, check units and time zone"
+    return foreign("occupancy", "readings", {f"the minutes of {data}": 1 - in_domain}, advice)
 
 
 def _search(

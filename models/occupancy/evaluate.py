@@ -47,15 +47,13 @@ def majority(occupied: NDArray[np.bool_]) -> dict[str, float]:
     return metrics(occupied, np.full(len(occupied), often), np.full(len(occupied), float(often)))
 
 
-def empty_days(minutes: pl.DataFrame, timezone: str) -> float:
+def empty_days(minutes: pl.DataFrame) -> float:
     """The mean number of minutes that are predicted as occupied on a room's days without anyone; NaN without such days.
 
     Args:
-        minutes: `room`, `time` (ms), `occupied`, `predicted`.
-        timezone: of the days.
+        minutes: `room`, `day`, `occupied`, `predicted`.
     """
-    day = pl.from_epoch("time", "ms").dt.replace_time_zone("UTC").dt.convert_time_zone(timezone).dt.date()
-    days = minutes.group_by("room", day.alias("day")).agg(
+    days = minutes.group_by("room", "day").agg(
         pl.len().alias("known"), pl.col("occupied").any(), pl.col("predicted").sum()
     )
     empty = days.filter((pl.col("known") >= EMPTY_DAY) & ~pl.col("occupied"))["predicted"]

@@ -78,10 +78,10 @@ class Plain:
 
 
 def local(frame: pl.DataFrame, timezone: str) -> pl.DataFrame:
-    """Add `hour` (0 to 24) and `weekday` (Monday is 0) in a time zone to rows with `time`, ms since 1970."""
+    """Add the `day`, `hour` (0 to 24) and `weekday` (Monday is 0) of a time zone to rows with `time`, ms since 1970."""
     moment = pl.from_epoch("time", "ms").dt.replace_time_zone("UTC").dt.convert_time_zone(timezone)
     hour: Any = moment.dt.hour().cast(pl.Float64) + moment.dt.minute() / 60
-    return frame.with_columns(hour=hour, weekday=moment.dt.weekday().cast(pl.Int64) - 1)
+    return frame.with_columns(day=moment.dt.date(), hour=hour, weekday=moment.dt.weekday().cast(pl.Int64) - 1)
 
 
 def _half_hours(minutes: pl.DataFrame) -> NDArray[np.int64]:

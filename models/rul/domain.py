@@ -8,7 +8,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tocsin.models.domain import SHIPPED, SIM, DecimalComma, Domain, Evaluation, Feed, Option, Trained, Training
+from tocsin.models.domain import (
+    SHIPPED,
+    SIM,
+    DecimalComma,
+    Domain,
+    Evaluation,
+    Feed,
+    Option,
+    Trained,
+    Training,
+    foreign,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,8 +31,6 @@ if TYPE_CHECKING:
 Subset = Annotated[str, Option("Subset of C-MAPSS.")]
 ROWS = 1000
 """Rows in each table of a feed."""
-FOREIGN = 0.05
-"""Share of rows outside the model's domain above which figures are doubtful."""
 SHOWN = ("rmse", "mae", "mean_error", "score", "coverage", "width", "rmse_uncapped", "score_uncapped")
 
 
@@ -199,14 +208,8 @@ def _evaluation(
 
 def _doubt(found: Mapping[str, Scores]) -> str:
     """Say which data are unlike those that the model was trained on."""
-    foreign = {name: 1 - scores.in_domain for name, scores in found.items() if 1 - scores.in_domain > FOREIGN}
-    if not foreign:
-        return ""
-    shares = ", ".join(f"{share:.0%} of {name}" for name, share in foreign.items())
-    return (
-        f"rul: expected readings like those that the model was trained on, got others: {shares}; train a model on such data, or "
-        "use --force to accept the figures"
-    )
+    shares = {name: 1 - scores.in_domain for name, scores in found.items()}
+    return foreign("rul", "readings", shares, "train a model on such data")
 
 
 def _fleet(engines: int, seed: int) -> Iterator[pl.DataFrame]:

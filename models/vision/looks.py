@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from tocsin.models.domain import foreign
+
 FOREIGN = 0.5
 """Share of a recording's frames above which figures are doubtful."""
 
@@ -40,10 +42,8 @@ class Looks:
 def doubt(pipeline: str, clips: Mapping[str, Looks]) -> str:
     """Why the figures of clips say little; "": most of their frames are like the training data."""
     share = sum(clips.values(), Looks()).share
-    if share is None or 1 - share <= FOREIGN:
-        return ""
     named = ", ".join(f"{name}: {looks.unlike}" for name, looks in clips.items() if looks.unlike)
-    return (
-        f"{pipeline}: expected frames like those that the model was trained on, got {1 - share:.0%} others ({named}); turn, clean "
-        "or light the camera, train a model on such frames, or use --force to accept the figures"
+    shares = {} if share is None else {f"all ({named})": 1 - share}
+    return foreign(
+        pipeline, "frames", shares, "turn, clean or light the camera, train a model on such frames", most=FOREIGN
     )

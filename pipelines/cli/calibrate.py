@@ -45,7 +45,7 @@ def calibrate(
     truth = _labels(lake, declared.name, key) if labels is None else labels
     folder = fetch_model(lake, plan.model, plan.device).folder if plan.model else Path()
     try:
-        found = domain.calibrate(folder, key, rows, truth)
+        found = domain.calibrate(folder, plan.options, key, rows, truth)
     except (ValueError, FileNotFoundError) as reason:
         raise ConfigError(f"{declared.name} {key}: {reason}") from reason
     if json:

@@ -131,7 +131,7 @@ def test_clips_of_a_camera_that_is_dark_end_with_status_3(tmp_path: Path, pipeli
     assert done.exit_code == 3
     (line,) = done.stderr.splitlines()
     assert (
-        f"{pipeline}: expected frames like those that the model was trained on, got 100% others (night: highlights 3"
+        f"{pipeline}: expected frames like those that the model was trained on, got others: 100% of all (night: highlights 3"
         in line
     )
     said = json.loads(done.stdout)

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from tocsin.models.occupancy.evaluate import clock_error, empty_days, majority
+from tocsin.models.occupancy.plain import local
 
 MINUTE = 60_000
 HOUR = 60
@@ -39,18 +40,18 @@ def test_a_truth_that_follows_nothing_has_no_other_clock() -> None:
 def test_minutes_on_empty_days_are_counted_by_room_and_day() -> None:
     air, truth = week()
     minutes = air.with_columns(truth["occupied"], predicted=pl.lit(value=False))
-    assert math.isnan(empty_days(minutes, "UTC")), "people came every day"
+    assert math.isnan(empty_days(local(minutes, "UTC"))), "people came every day"
     sunday = pl.col("time") >= 6 * 1440 * MINUTE
     minutes = minutes.with_columns(
         occupied=pl.col("occupied") & ~sunday, predicted=sunday & (pl.col("time") % (1440 * MINUTE) < 30 * MINUTE)
     )
-    assert empty_days(minutes, "UTC") == 30
+    assert empty_days(local(minutes, "UTC")) == 30
 
 
 def test_a_day_of_few_known_minutes_is_no_empty_day() -> None:
     air, truth = week()
     minutes = air.with_columns(truth["occupied"] & False, predicted=pl.lit(value=True)).head(300)
-    assert math.isnan(empty_days(minutes, "UTC"))
+    assert math.isnan(empty_days(local(minutes, "UTC")))
 
 
 def test_the_majority_calls_every_minute_alike() -> None:

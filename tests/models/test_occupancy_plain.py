@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import numpy as np
 import polars as pl
 import pytest
@@ -60,6 +62,7 @@ def test_a_model_that_has_none_predicts_none() -> None:
     assert Plain().predict(recording("a", 1)) == {}
 
 
-def test_the_local_hour_and_weekday_follow_the_time_zone() -> None:
-    table = local(pl.DataFrame({"time": [0]}), "Europe/Amsterdam")  # a Thursday
-    assert table.select("hour", "weekday").row(0) == (1.0, 3)
+def test_the_local_day_hour_and_weekday_follow_the_time_zone() -> None:
+    thursday = pl.DataFrame({"time": [0]})
+    assert local(thursday, "Europe/Amsterdam").select("day", "hour", "weekday").row(0) == (date(1970, 1, 1), 1.0, 3)
+    assert local(thursday, "America/Denver").select("day", "hour", "weekday").row(0) == (date(1969, 12, 31), 17.0, 2)
