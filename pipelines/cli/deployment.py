@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,14 +75,20 @@ def check_lasting(settings: Settings, folder: Path) -> None:
 
 
 def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
-    """Copy a pipeline's model into the lake, and make its plan and the pipeline itself.
+    """Copy a pipeline's model into the lake, and make its plan and the pipeline itself, with its context as of now.
 
     Raises:
         ConfigError, ModelError: something that the settings name does not exist or does not fit.
     """
     check_known(settings, name)
+    from tocsin.pipelines.runtime.control.context_watch import current_context
+
     section, lake = settings.pipeline(name), settings.lake.open()
-    return built(settings, name, _model(settings, section.model, lake) if section.model else None, lake)
+    plan, pipeline = built(settings, name, _model(settings, section.model, lake) if section.model else None, lake)
+    if not section.context:
+        return plan, pipeline
+    plan = replace(plan, context=current_context(lake, name))
+    return plan, plan.build(lake)
 
 
 def built(settings: Settings, name: str, model: ModelRef | None, lake: Lake) -> tuple[Plan, Pipeline]:
@@ -170,8 +177,13 @@ def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deploym
     """
     from tocsin.pipelines.runtime.control.deployment import provisioned
 
-    desired, labels = desired_deployment(settings, name), settings.pipeline(name).labels
-    return provisioned(desired, alerts=settings.lake.alerts, labels=labels, create_input=create_input)
+    return provisioned(desired_deployment(settings, name), **tables(settings, name), create_input=create_input)
+
+
+def tables(settings: Settings, name: str) -> dict[str, bool]:
+    """Which tables are written beside a pipeline's results; see `provisioned`."""
+    section = settings.pipeline(name)
+    return {"alerts": settings.lake.alerts, "labels": section.labels, "context": section.context}
 
 
 def _plan(settings: Settings, name: str, model: ModelRef | None) -> Plan:

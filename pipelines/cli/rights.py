@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-ROLE_HELP = (
-    "run: the user of [kafka]; feed, subscribe, acknowledge, label, replay: who does that with the pipeline's topics."
-)
+ROLE_HELP = "run: the user of [kafka]; feed, subscribe, acknowledge, label, plan, replay: who does that with the pipeline's topics."
 
 
 def rights(
@@ -35,7 +33,8 @@ def rights(
     sinks = tuple(sink.name for sink in settings.sinks_of(pipeline))
     section = settings.pipeline(pipeline)
     shadow = section.shadow and "@" in (section.model or "") and settings.mlflow.enabled
-    subject = Subject(pipeline, topic, sinks, table=settings.lake.alerts, shadow=shadow, labels=section.labels)
+    tables = {"table": settings.lake.alerts, "labels": section.labels, "context": section.context}
+    subject = Subject(pipeline, topic, sinks, shadow=shadow, **tables)
     options = settings.kafka.client_options()
     user = principal or f"User:{options.get('sasl_plain_username') or 'tocsin'}"
     for line in commands(rights(role, subject), user, options["bootstrap_servers"]):

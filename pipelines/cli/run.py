@@ -151,7 +151,7 @@ def _start(settings: Settings, name: str, future: Future[Deployment]) -> Any:
 
     from tocsin.pipelines.cli.cluster import supervisors
     from tocsin.pipelines.cli.console import note, working
-    from tocsin.pipelines.cli.deployment import check_lasting
+    from tocsin.pipelines.cli.deployment import check_lasting, tables
     from tocsin.pipelines.runtime.control.launch import Launch
     from tocsin.pipelines.runtime.declare.errors import ConfigError
 
@@ -164,9 +164,7 @@ def _start(settings: Settings, name: str, future: Future[Deployment]) -> Any:
         with working("model"):
             desired = future.result()
         with working(f"{name}: a worker starts, loads the model and checks the topics"):
-            deployment, old_shards = launch.prepare(
-                desired, alerts=settings.lake.alerts, labels=settings.pipeline(name).labels
-            )
+            deployment, old_shards = launch.prepare(desired, **tables(settings, name))
         if deployment.experimental:
             note(f"{name} is experimental: {deployment.experimental}")
         if old_shards not in (0, deployment.shards):

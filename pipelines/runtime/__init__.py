@@ -8,6 +8,7 @@ from tocsin.pipelines.exports import exported
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.control.alert_sinks import AlertSink
+    from tocsin.pipelines.runtime.declare.context import ContextTopic, Intervals
     from tocsin.pipelines.runtime.declare.durations import NEVER, milliseconds
     from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError, TocsinError, Unavailable
     from tocsin.pipelines.runtime.declare.options import Duration, Lateness, Options, Size, parsed
@@ -36,8 +37,10 @@ __all__ = [
     "CellStore",
     "Commit",
     "ConfigError",
+    "ContextTopic",
     "Declared",
     "Duration",
+    "Intervals",
     "Lateness",
     "MessageFormat",
     "Model",
@@ -68,6 +71,7 @@ __all__ = [
 __getattr__ = exported(
     __name__,
     {
+        "declare.context": "ContextTopic Intervals",
         "declare.durations": "NEVER milliseconds",
         "declare.errors": "ConfigError ModelError TocsinError Unavailable",
         "declare.options": "Duration Lateness Options Size parsed",

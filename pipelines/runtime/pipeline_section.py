@@ -10,7 +10,19 @@ from tocsin.pipelines.runtime.declare.options import Duration, Size
 from tocsin.pipelines.runtime.sections import Section
 
 RUN_SETTINGS = {
-    *("factory", "model", "device", "shadow", "labels", "assess", "assess_last", "shards", "workers", "max_workers"),
+    *(
+        "factory",
+        "model",
+        "device",
+        "shadow",
+        "labels",
+        "context",
+        "assess",
+        "assess_last",
+        "shards",
+        "workers",
+        "max_workers",
+    ),
     *("start", "on_gap", "sinks"),
 }
 """Settings that the pipeline's factory does not get."""
@@ -26,6 +38,7 @@ class PipelineSettings(Section):
             follows, if the registry has one.
         labels: whether the truth that arrives later, on the topic `labels.<name>`, is written to a table, and results are scored
             with it.
+        context: whether intervals, such as maintenance, are read from the topic `context.<name>`, and rows are joined with them.
         assess: how often input drift and live scores are computed; "0s": never.
         assess_last: the age of the oldest results and labels that are scored.
         shards: the number of shards. Partition p belongs to shard p mod shards. A changed number moves the state at the next
@@ -60,6 +73,7 @@ class PipelineSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     shadow: bool = True
     labels: bool = False
+    context: bool = False
     assess: Duration = "1min"
     assess_last: Duration = "90d"
     shards: PositiveInt = 1

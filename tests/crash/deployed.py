@@ -12,7 +12,7 @@ import ray
 from tests.conftest import SESSION
 from tests.crash.harness import Job
 from tests.support.waits import until
-from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.control.deployment import Deployment, provisioned
 from tocsin.pipelines.runtime.control.launch import deploy
 from tocsin.pipelines.runtime.control.ray_client import find
 from tocsin.pipelines.runtime.engine.plan import Plan
@@ -22,15 +22,24 @@ ROOT = str(Path(__file__).parents[2])
 
 
 class Deployed:
-    """A job on Ray whose parts a test can kill."""
+    """A job on Ray whose parts a test can kill.
 
-    def __init__(self, job: Job, *, options: Mapping[str, Any] | None = None, **more: Any) -> None:
+    Args:
+        options: of the job, beside its own.
+        context: whether it has a context.
+        more: of `Deployment`.
+    """
+
+    def __init__(
+        self, job: Job, *, options: Mapping[str, Any] | None = None, context: bool = False, **more: Any
+    ) -> None:
         own = {"name": job.name, "topic": job.topic, "every": "500ms"}
-        plan = Plan("tests.crash.job:pipeline", {**own, **(options or {})})
+        plan = Plan(job.plan.factory, {**own, **(options or {})})
         self._name, self._job = job.name, job
         env = {"PYTHONPATH": ROOT}
         more = {"kafka": job.shards_kafka, "partitions": job.partitions, **more}
-        deploy(Deployment(plan=plan, lake=job.lake, env=env, **more))
+        deployment = Deployment(plan=plan, lake=job.lake, env=env, **more)
+        deploy(provisioned(deployment, alerts=False, context=True) if context else deployment)
 
     @property
     def supervisor(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from tocsin.pipelines.runtime.declare.context import ContextTopic
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
 from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
@@ -19,6 +21,7 @@ from tocsin.pipelines.runtime.declare.stores import Cell, Declared, Stores
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.formats.jpeg import frame_fields
 from tocsin.pipelines.runtime.stages.frames import Gaps, Keep, Pixels
+from tocsin.pipelines.runtime.stages.in_context import InContext
 from tocsin.pipelines.runtime.stages.inactivity import Inactivity
 from tocsin.pipelines.runtime.stages.infer import Encode, Infer
 from tocsin.pipelines.runtime.stages.reorder import Reorder
@@ -182,4 +185,24 @@ def timed(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         results=pa.schema([("unit", pa.string()), ("heat", pa.float64()), ("note", pa.string())]),
         rules=[AlertRule(name="hot", severity="warning", when=pl.col("heat") > HIGH)],
         commit=Commit(every="300ms"),
+    )
+
+
+def scheduled(options: Mapping[str, Any], model: Model | None) -> Pipeline:
+    """As `timed`, with a context: nothing rings during maintenance, and rows have the planned load."""
+    declared = timed(options, model)
+    results = [("maintenance", pa.bool_()), ("load", pa.float64()), ("context", pa.string())]
+    return replace(
+        declared,
+        stages=[*declared.stages, InContext(["maintenance"], {"load": ("load", "load")})],
+        results=pa.schema([*declared.results, *results]),
+        rules=[
+            AlertRule(
+                name="hot",
+                severity="warning",
+                when=(pl.col("heat") > HIGH) & ~pl.col("maintenance").fill_null(False),
+                data=["unit", "heat", "context"],
+            )
+        ],
+        context=ContextTopic(kinds=["maintenance", "load"], numbers=["load"]),
     )

@@ -12,6 +12,8 @@ import yaml
 
 from tocsin.pipelines.runtime.admin import contract_messages as messages
 from tocsin.pipelines.runtime.admin.contract_messages import BINDING_VERSION, DEAD_LETTER, Message, pixels, reference
+from tocsin.pipelines.runtime.control.context_table import context_table_plan
+from tocsin.pipelines.runtime.control.context_table import pipeline as context_table
 from tocsin.pipelines.runtime.control.labels_table import labels_table_plan
 from tocsin.pipelines.runtime.control.labels_table import pipeline as labels_table
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
@@ -27,6 +29,9 @@ A header's value is UTF-8 text: a string or a time as it is, a number or a boole
 Names of a reading's headers may be in any case.
 Subscribers read with isolation.level=read_committed.
 """
+READINGS = "Readings."
+LABELS = "Labels: the truth about readings, which arrives later."
+CONTEXT = "Context: intervals of assets, such as maintenance, with which readings are joined by time."
 SASL = {"PLAIN": "plain", "SCRAM-SHA-256": "scramSha256", "SCRAM-SHA-512": "scramSha512", "GSSAPI": "gssapi"}
 """AsyncAPI's names of SASL mechanisms. Its scheme for OAUTHBEARER asks for addresses, so that one is left out."""
 
@@ -52,7 +57,7 @@ def contracts(
 def document(
     pipelines: Sequence[Pipeline], kafka: Mapping[str, Any], options: FormatOptions = MappingProxyType({})
 ) -> dict[str, Any]:
-    """The AsyncAPI 3.0 document of the pipelines' input, label, alert and dead-letter topics."""
+    """The AsyncAPI 3.0 document of the pipelines' input, label, context, alert and dead-letter topics."""
     channels, operations = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
     components: dict[str, dict[str, Any]] = {"messages": {}, "schemas": {}}
 
@@ -64,14 +69,15 @@ def document(
         used = [{"$ref": f"{here}/messages/{message}"} for message in found]
         operations[name] = {"action": action, "title": title, "channel": {"$ref": here}, "messages": used}
 
-    for p in (*pipelines, *labels_tables(pipelines)):
+    readers = {READINGS: pipelines, LABELS: labels_tables(pipelines), CONTEXT: context_tables(pipelines)}
+    for p, about_input in ((p, about) for about, those in readers.items() for p in those):
         components["schemas"] |= messages.reading_schemas(p) | messages.alert_schemas(p)
         operation(
             f"{p.name}.readings",
             "receive",
             f"{p.name} reads",
             p.topic,
-            "Readings." if p in pipelines else "Labels: the truth about readings, which arrives later.",
+            about_input,
             messages.readings(p, options),
         )
         if p.rings:
@@ -95,12 +101,12 @@ def document(
 
 
 def topic_schemas(pipelines: Sequence[Pipeline]) -> dict[str, json_schema.JsonSchema]:
-    """The JSON Schemas of input and label topics, by name: `<topic>` of a JSON message, `<topic>.headers` of its headers.
+    """The JSON Schemas of input, label and context topics, by name: `<topic>` of a JSON message, `<topic>.headers` of its headers.
 
     A topic that several pipelines read has the schema that satisfies all of them.
     """
     found = dict[str, json_schema.JsonSchema]()
-    every = [*pipelines, *labels_tables(pipelines)]
+    every = [*pipelines, *labels_tables(pipelines), *context_tables(pipelines)]
     for topic in dict.fromkeys(p.topic for p in every):
         readers = [p for p in every if p.topic == topic]
         bodies = [
@@ -121,6 +127,12 @@ def labels_tables(pipelines: Sequence[Pipeline]) -> list[Pipeline]:
     """The pipelines that read the labels of those that have any."""
     plans = [labels_table_plan(p.name, p.truth) for p in pipelines if p.truth]
     return [labels_table(plan.options, None) for plan in plans]
+
+
+def context_tables(pipelines: Sequence[Pipeline]) -> list[Pipeline]:
+    """The pipelines that read the context of those that have one."""
+    plans = [context_table_plan(p.name, p.context) for p in pipelines if p.context]
+    return [context_table(plan.options, None) for plan in plans]
 
 
 def _schema_file(title: str, about: str, schemas: Sequence[json_schema.JsonSchema]) -> json_schema.JsonSchema:

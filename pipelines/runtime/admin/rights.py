@@ -38,6 +38,7 @@ class Subject:
         table: whether its alerts are written to the table `alerts`.
         shadow: whether challengers of its model run in its shadow.
         labels: whether its labels are written to a table.
+        context: whether its rows are joined with its context.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Subject:
     table: bool = True
     shadow: bool = False
     labels: bool = False
+    context: bool = False
 
 
 def _run(subject: Subject) -> Iterator[Right]:
@@ -58,10 +60,10 @@ def _run(subject: Subject) -> Iterator[Right]:
         yield from _shards(alerts, alerts)
     for sink in subject.sinks:
         yield Right("Read", "group", names.sink_group(subject.name, sink))
-    if subject.labels:
-        labels = names.label_topic(subject.name)
-        yield from _shards(labels, labels)
-        yield from _topic(labels, "Create")
+    tables = {names.label_topic(subject.name): subject.labels, names.context_topic(subject.name): subject.context}
+    for name in (name for name, is_written in tables.items() if is_written):
+        yield from _shards(name, name)
+        yield from _topic(name, "Create")
     if subject.shadow:
         shadows = names.shadow(subject.name)
         for operation in ("Read", "Write", "Create", "DescribeConfigs"):
@@ -95,6 +97,10 @@ def _label(subject: Subject) -> Iterator[Right]:
     yield from _topic(names.label_topic(subject.name), "Write")
 
 
+def _plan(subject: Subject) -> Iterator[Right]:
+    yield from _topic(names.context_topic(subject.name), "Write")
+
+
 def _replay(subject: Subject) -> Iterator[Right]:
     yield from _topic(names.dead_letter_topic(subject.topic), "Read")
     yield from _topic(subject.topic, "Write")
@@ -112,6 +118,7 @@ ROLES: dict[str, Callable[[Subject], Iterator[Right]]] = {
     "subscribe": _subscribe,
     "acknowledge": _acknowledge,
     "label": _label,
+    "plan": _plan,
     "replay": _replay,
 }
 """What a user of Kafka does. `run` is the user of `[kafka]`; the other ones may be people's own users."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tocsin.pipelines.runtime.control.alert_sinks import SinkConfig
+from tocsin.pipelines.runtime.control.context_table import context_table_plan
 from tocsin.pipelines.runtime.control.labels_table import labels_table_plan
 from tocsin.pipelines.runtime.control.placement import ScalingPolicy
 from tocsin.pipelines.runtime.declare import names
@@ -23,6 +24,23 @@ ALERTS = "alerts"
 
 
 @dataclass(frozen=True)
+class TopicTable:
+    """A pipeline that writes a topic to a table of the same name.
+
+    Args:
+        partitions: of the topic.
+    """
+
+    plan: Plan
+    partitions: int
+
+    @property
+    def name(self) -> str:
+        """The name of pipeline, topic and table."""
+        return self.plan.name
+
+
+@dataclass(frozen=True)
 class Deployment:
     """One pipeline as deployed. A restarted supervisor needs only this and the desired state in the lake.
 
@@ -30,8 +48,8 @@ class Deployment:
         partitions: number of partitions of the input topic; 0: not known yet, see `provisioned`.
         shards: number of shards. Partition p belongs to shard p mod shards; see `reshard`.
         alerts_partitions: partitions of the alert topic, which a separate shard writes to the table `alerts`; 0: no shard does.
-        labels: the plan of the pipeline that writes the labels to a table; None: there is none. See `labels_partitions`.
-        labels_partitions: partitions of the topic of labels.
+        labels: writes the labels to a table; None: there is none.
+        context: writes the context to a table; None: there is none.
         experimental: see `Pipeline`.
         assess_ms: how often drift and live scores are computed, ms; 0: never.
         assess_last_ms: the age of the oldest results and labels that count, ms.
@@ -57,8 +75,8 @@ class Deployment:
     partitions: int = 0
     shards: int = 1
     alerts_partitions: int = 0
-    labels: Plan | None = None
-    labels_partitions: int = 0
+    labels: TopicTable | None = None
+    context: TopicTable | None = None
     experimental: str = ""
     assess_ms: int = 60_000
     assess_last_ms: int = 90 * 86_400_000
@@ -96,11 +114,11 @@ class Deployment:
             shadow: the plan of the pipeline's shadow, which has as many shards.
         """
         configs = [*self._shards(plan, self.on_gap), *(self._shards(shadow, "skip") if shadow else ())]
-        tables = (alerts_table_plan(self.name), self.alerts_partitions), (self.labels, self.labels_partitions)
+        alerts = TopicTable(alerts_table_plan(self.name), self.alerts_partitions) if self.alerts_partitions else None
         configs += [
-            ShardConfig(table, self.lake, self.kafka, 0, range(partitions), on_gap=self.on_gap)
-            for table, partitions in tables
-            if table and partitions
+            ShardConfig(table.plan, self.lake, self.kafka, 0, range(table.partitions), on_gap=self.on_gap)
+            for table in (alerts, self.labels, self.context)
+            if table
         ]
         return {config.id: config for config in configs}
 
@@ -126,34 +144,39 @@ def alerts_table_plan(pipeline: str, **options: Any) -> Plan:
     )
 
 
-def provisioned(deployment: Deployment, *, alerts: bool, labels: bool = False, create_input: int = 0) -> Deployment:
+def provisioned(
+    deployment: Deployment, *, alerts: bool, labels: bool = False, context: bool = False, create_input: int = 0
+) -> Deployment:
     """Create a deployment's topics and return it with their numbers of partitions.
 
     Args:
         alerts: whether its alerts are also written to the table `alerts`.
         labels: whether its labels are written to a table.
+        context: whether its rows are joined with its context.
         create_input: see `provision`.
 
     Raises:
-        ConfigError, ModelError: the plan does not build a pipeline of its name, or the pipeline has no labels.
+        ConfigError, ModelError: the plan does not build a pipeline of its name, or the pipeline has no labels or no context.
         ConfigError, Unavailable: see `provision`.
     """
     pipeline = declared(deployment.plan, deployment.lake)
     partitions = provision(deployment.kafka, pipeline, shards=deployment.shards, create_input=create_input)
     store_alerts = pipeline.rings and alerts
-    labels_plan, labels_partitions = None, 0
-    if labels:
-        if pipeline.truth is None:
+
+    def table(setting: str, needs: str, plan: Plan | None) -> TopicTable:
+        if plan is None:
             raise ConfigError(
-                f"pipelines.{pipeline.name}.labels: expected a pipeline that declares `truth`, got none; set it to false"
+                f"pipelines.{pipeline.name}.{setting}: expected a pipeline that declares `{needs}`, got none; set it to false"
             )
-        labels_plan = labels_table_plan(pipeline.name, pipeline.truth)
-        labels_partitions = provision(deployment.kafka, labels_plan.build(deployment.lake), shards=1, create_input=1)
+        return TopicTable(plan, provision(deployment.kafka, plan.build(deployment.lake), shards=1, create_input=1))
+
+    labels_plan = labels_table_plan(pipeline.name, pipeline.truth) if pipeline.truth else None
+    context_plan = context_table_plan(pipeline.name, pipeline.context) if pipeline.context else None
     return replace(
         deployment,
         partitions=partitions,
-        labels=labels_plan,
-        labels_partitions=labels_partitions,
+        labels=table("labels", "truth", labels_plan) if labels else None,
+        context=table("context", "context", context_plan) if context else None,
         experimental=pipeline.experimental,
         alerts_partitions=provision(
             deployment.kafka, alerts_table_plan(deployment.name).build(deployment.lake), shards=1

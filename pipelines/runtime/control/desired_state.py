@@ -34,12 +34,13 @@ class DesiredState:
     Args:
         deployment: id that distinguishes this deployment from earlier ones of the same pipeline.
         plan: as deployed.
+        context: whether the deployment has a context. What an earlier one knew is kept.
 
     Attributes:
         challenger: the model that runs in the pipeline's shadow; None: it has no shadow.
     """
 
-    def __init__(self, lake: Lake, deployment: str, plan: Plan) -> None:
+    def __init__(self, lake: Lake, deployment: str, plan: Plan, *, context: bool = False) -> None:
         self._lake, self._deployment = lake, deployment
         self._lock = threading.Lock()
         self._last_errors: dict[str, str] = {}
@@ -50,7 +51,7 @@ class DesiredState:
         if stored.deployment == deployment:
             self.plan, self.paused, self.challenger = stored.plan, stored.paused, stored.challenger
         else:
-            self.plan = _with_requests(plan, stored.plan)
+            self.plan = _with_requests(plan, stored.plan if context else replace(stored.plan, context=""))
 
     @property
     def shadow(self) -> Plan | None:
@@ -80,6 +81,11 @@ class DesiredState:
         """Request that an asset's state be deleted."""
         with self._lock:
             self._store(_with_forget(self.plan, asset), self.paused)
+
+    def know(self, context: str) -> None:
+        """Continue with another state of the pipeline's context, a file in the lake."""
+        with self._lock:
+            self._store(replace(self.plan, context=context), self.paused)
 
     def follow(self, tracking_uri: str, model: str) -> bool:
         """Switch to the registry's current version of a model, such as "pumps@champion". Returns whether the model changed.
@@ -207,8 +213,9 @@ def _write(lake: Lake, state: StoredState) -> None:
 
 
 def _with_requests(plan: Plan, previous: Plan) -> Plan:
-    """The plan with an earlier plan's mutes and assets to forget."""
-    return replace(plan, silences=_unexpired(previous.silences), forgets=previous.forgets)
+    """The plan with an earlier plan's mutes, assets to forget and context."""
+    silences = _unexpired(previous.silences)
+    return replace(plan, silences=silences, forgets=previous.forgets, context=previous.context)
 
 
 def _with_forget(plan: Plan, asset: str) -> Plan:

@@ -31,22 +31,26 @@ class Launch:
         self._worker = start_worker(names.worker_slot(pipeline, 0), env, resources)
         self._worker.get_ready.remote(with_reader=not librdkafka.chosen(kafka))
 
-    def prepare(self, deployment: Deployment, *, alerts: bool, labels: bool) -> tuple[Deployment, int]:
+    def prepare(self, deployment: Deployment, **tables: bool) -> tuple[Deployment, int]:
         """Create the topics. Returns the completed deployment and its table's number of shards (0: none yet); see `provisioned`.
 
         Args:
             deployment: the deployment, as far as it is known without Kafka and without building the pipeline.
+            tables: see `provisioned`.
         """
         try:
-            prepared: tuple[Deployment, int] = ray.get(
-                self._worker.prepare.remote(deployment, alerts=alerts, labels=labels)
-            )
+            prepared: tuple[Deployment, int] = ray.get(self._worker.prepare.remote(deployment, **tables))
             return prepared
         except RayTaskError as reason:
             raise reason.cause from reason
 
     def go(self, deployment: Deployment) -> Any:
-        """Have the worker recover its shards, then start the supervisor, which adopts the worker. Returns the supervisor."""
+        """Have the worker recover its shards, then start the supervisor, which adopts the worker. Returns the supervisor.
+
+        Shards that wait for their context are placed by the supervisor.
+        """
+        if deployment.context:
+            return deploy(deployment)
         shards = [id for id in deployment.configs(deployment.plan) if id.pipeline == deployment.name]
         placement = place_shards(shards, deployment.scaling.least, {})
         for id, config in deployment.configs(

@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from tocsin.pipelines.runtime.control.added_partitions import AddedPartitions
 from tocsin.pipelines.runtime.control.alert_sinks import Delivery, SinkConfig
 from tocsin.pipelines.runtime.control.assessment import Assessor
+from tocsin.pipelines.runtime.control.context_watch import ContextWatch
 from tocsin.pipelines.runtime.control.deployment import ALERTS, Deployment
 from tocsin.pipelines.runtime.control.desired_state import DesiredState
 from tocsin.pipelines.runtime.control.draining import drain, workers
@@ -44,6 +45,8 @@ SETTLE_S, LATE_S = 1.0, 30.0
 """Deferred parts start `SETTLE_S` after all shards run, and at the latest `LATE_S` after the supervisor started."""
 REPORT_S = 10.0
 """A worker that reports why it ends dies within this time."""
+CONTEXT_S = 1.0
+"""How often to look for new context."""
 PARTITIONS_S = 5.0
 """How often to look for added partitions."""
 
@@ -57,7 +60,8 @@ class Supervisor:
     def __init__(self, deployment: Deployment) -> None:
         d = self._deployment = deployment
         begin(d.env, pipeline=d.name)
-        self._desired = DesiredState(d.lake, d.id, d.plan)
+        self._desired = DesiredState(d.lake, d.id, d.plan, context=bool(d.context))
+        self._context = ContextWatch(d, self._desired)
         self._slots = [WorkerSlot(names.worker_slot(d.name, n)) for n in range(d.scaling.most + 1)]
         self._shadow_slot = d.scaling.most  # a worker of its own: a challenger delays no alert
         self._scaler = Autoscaler(d.scaling, d.scaling.least)
@@ -77,6 +81,8 @@ class Supervisor:
         self._thread = recurring(f"{d.name}/supervise", self._tick, self._pause)
         if d.follows and d.tracking:
             recurring(f"{d.name}/follow", self._follow, lambda: self._stop.wait(d.follow_s))
+        if d.context:
+            recurring(f"{d.name}/context", self._look, lambda: self._stop.wait(CONTEXT_S))
         recurring(f"{d.name}/partitions", self._count_partitions, lambda: self._stop.wait(PARTITIONS_S))
         if d.assess_ms:
             recurring(f"{d.name}/assess", self._assess, lambda: self._stop.wait(d.assess_ms / 1000))
@@ -226,6 +232,11 @@ class Supervisor:
         if d.shadow and self._desired.follow_challenger(d.tracking[0], d.follows, self._prepare_shadow):
             log.info("%s: in its shadow: %s", d.name, self._desired.challenger or "nothing")
 
+    def _look(self) -> None:
+        """Look for new context. Runs in its own thread because the lake may be slow."""
+        if self._context.look():
+            self._announce()
+
     def _prepare_shadow(self, shadow: Pipeline) -> None:
         """Create a shadow's topics."""
         from tocsin.pipelines.runtime.kafka.topics import provision
@@ -263,12 +274,12 @@ class Supervisor:
 
         d = self._deployment
         tables, vacuum = (
-            [d.name, *([ALERTS] if d.alerts_partitions else []), *([d.labels.name] if d.labels else [])],
+            [d.name, *([ALERTS] if d.alerts_partitions else []), *(t.name for t in (d.labels, d.context) if t)],
             d.compact[1],
         )
         frames = d.name, d.plan.options.get("forget_after", FORGET_AFTER)
         remote_tidy = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(tidy)
-        for report in ray.get(remote_tidy.remote(d.lake, tables, vacuum, frames)):
+        for report in ray.get(remote_tidy.remote(d.lake, tables, vacuum, frames, self._desired.plan.context)):
             log.info("%s: compacted %d small files into %d", report.table, report.files_before, report.files_after)
 
     def _adopt(self) -> None:
@@ -347,8 +358,7 @@ class Supervisor:
         workers = self._scaler.workers
         shadow = self._desired.shadow
         configs = self._deployment.configs(self._desired.plan, shadow)
-        at_start = (id for id in configs if id.pipeline == self._deployment.name or id in self._placement)
-        ids = [*(configs if self._started else at_start)]
+        ids = [id for id in configs if id in self._placement or self._context.may_start(id, at_start=not self._started)]
         in_shadow = [id for id in ids if shadow and id.pipeline == shadow.name]
         own = [id for id in ids if id not in in_shadow]
         self._placement = {} if self._desired.paused else place_shards(own, workers, self._placement)

@@ -227,12 +227,12 @@ class Worker:
 
         import_pandas()
 
-    def prepare(self, deployment: Deployment, *, alerts: bool, labels: bool) -> tuple[Deployment, int]:
+    def prepare(self, deployment: Deployment, **tables: bool) -> tuple[Deployment, int]:
         """Create a deployment's topics; see `Launch.prepare`."""
         from tocsin.pipelines.runtime.control.deployment import provisioned
         from tocsin.pipelines.runtime.lake.table import shard_count
 
-        return provisioned(deployment, alerts=alerts, labels=labels), shard_count(deployment.lake, deployment.name)
+        return provisioned(deployment, **tables), shard_count(deployment.lake, deployment.name)
 
     def host(self, config: ShardConfig) -> None:
         """Start a shard, unless it is here already."""

@@ -17,6 +17,11 @@ def label_topic(pipeline: str) -> str:
     return f"labels.{pipeline}"
 
 
+def context_topic(pipeline: str) -> str:
+    """The topic of a pipeline's context: intervals such as maintenance. Their table has the same name."""
+    return f"context.{pipeline}"
+
+
 def dead_letter_topic(topic: str) -> str:
     """The dead-letter topic of a topic."""
     return f"{topic}.dlq"
@@ -80,7 +85,7 @@ def shards_id(pipeline: str) -> str:
 
 
 # Paths in the lake.
-STATE, MODELS, DEAD_LETTERS, ORDERS, FRAMES = "_state", "_models", "_dead", "_orders", "frames"
+STATE, MODELS, DEAD_LETTERS, ORDERS, FRAMES, CONTEXT = "_state", "_models", "_dead", "_orders", "frames", "_context"
 
 
 def snapshot_folder(pipeline: str, shard: int) -> str:
@@ -91,6 +96,11 @@ def snapshot_folder(pipeline: str, shard: int) -> str:
 def model_folder(sha256: str) -> str:
     """A model's files."""
     return f"{MODELS}/{sha256}"
+
+
+def context_folder(pipeline: str) -> str:
+    """The states of a pipeline's context, each in a file named after its content."""
+    return f"{CONTEXT}/{pipeline}"
 
 
 def orders_file(pipeline: str) -> str:

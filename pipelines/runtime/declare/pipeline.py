@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from tocsin.pipelines.runtime.declare import columns, names
+from tocsin.pipelines.runtime.declare.context import ContextTopic, Intervals
 from tocsin.pipelines.runtime.declare.durations import milliseconds, size
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 
@@ -138,6 +139,7 @@ class Pipeline:
         files: result columns that are paths in the lake, each mapped to the last stage's column with that file's bytes. If
             neither is null, the file is written before its row is visible. `frames/<name>/<day>/` is kept for `forget_after`.
         truth: the labels that arrive later, and how results are scored with them; None: there are none.
+        context: the intervals that its rows are joined with, such as maintenance; None: there are none. See `InContext`.
         drift: the distribution of the model's training readings. A stage `Census` counts those of the stream. None: drift is not
             looked for.
         formats: message formats that the topic may have besides JSON and Arrow; see `MessageFormat`.
@@ -145,6 +147,7 @@ class Pipeline:
         experimental: why its results are not to be relied on yet, printed when the pipeline starts; "": they are.
         silences: muted asset -> until when it raises no alert, ms since the epoch. A person orders it; see `Plan`.
         shadow_of: the pipeline whose table it writes to as its shadow; "": it is none.
+        intervals: what is known of its context; see `Plan`.
         forgets: asset -> when a person ordered that its state be removed, ms since the epoch. A shard removes it when it adopts
             an order that it has not had before; see `Plan`.
     """
@@ -172,6 +175,7 @@ class Pipeline:
     warmup: str = "0s"
     files: Mapping[str, str] = field(default_factory=dict)
     truth: Truth | None = None
+    context: ContextTopic | None = None
     drift: DriftReference | None = None
     formats: Sequence[type[Any]] = ()
     content_type: str = "application/json"
@@ -179,6 +183,7 @@ class Pipeline:
     shadow_of: str = ""
     silences: Mapping[str, int] = field(default_factory=dict)
     forgets: Mapping[str, int] = field(default_factory=dict)
+    intervals: Intervals = field(default_factory=Intervals, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         where = f"pipeline {self.name}"

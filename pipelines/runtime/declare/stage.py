@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tocsin.pipelines.runtime.declare import tallies
+from tocsin.pipelines.runtime.declare.context import Intervals
 from tocsin.pipelines.runtime.declare.dead_letter import Refusal
 from tocsin.pipelines.runtime.declare.rows import MS, Rows, milliseconds_of
 from tocsin.pipelines.runtime.declare.stores import CellStore, Declared, Stores
@@ -88,6 +89,7 @@ class StepContext:
         heard: `[B]` int64, ms since the epoch: when each reading's key was last active.
         clock: `[capacity]` int64, the time that each key has reached, by slot. It stops wherever a `Timer` is due.
         ticks: this part of the step has no readings; it only handles what is due.
+        context: what is known of the pipeline's context.
     """
 
     now: int
@@ -98,6 +100,7 @@ class StepContext:
     heard: Tensor = field(init=False)
     clock: Tensor = field(init=False)
     ticks: bool = False
+    context: Intervals = field(default_factory=Intervals)
     refused: list[Refusal] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     tallies: tallies.Tallies = field(default_factory=dict)

@@ -153,7 +153,7 @@ class Machine:
         """
         p, state = self.pipeline, self._state
         state.changed = False
-        ctx = StepContext(now, p.key, p.event_time or "_timestamp", state.keys_of)
+        ctx = StepContext(now, p.key, p.event_time or "_timestamp", state.keys_of, context=p.intervals)
         rows = self._refuse_long_keys(self._refuse_implausible_times(batch, ctx, wall), ctx)
         # Up to here a row's slot is its index in the batch.
         arrivals = Arrivals.of(batch, now, wall, state.now, state.reached).take(rows.slots)

@@ -19,6 +19,7 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.lake.storage import Lake, read
 
 if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.declare.context import Intervals
     from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 
 T = TypeVar("T")
@@ -89,6 +90,7 @@ class Plan:
         shadow_of: the pipeline that it is a shadow of; "": it is none.
         silences: muted asset -> when the mute ends, ms since the epoch.
         forgets: asset to forget -> when a person ordered it, ms since the epoch.
+        context: the file in the lake with the pipeline's context, see `Intervals`; "": nothing is known.
     """
 
     factory: str
@@ -98,6 +100,7 @@ class Plan:
     shadow_of: str = ""
     silences: Mapping[str, int] = field(default_factory=dict)
     forgets: Mapping[str, int] = field(default_factory=dict)
+    context: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "factory", current(self.factory))
@@ -124,7 +127,9 @@ class Plan:
         """Parse what `dump` wrote."""
         stored = orjson.loads(text)
         model = ModelRef(**stored["model"]) if stored["model"] else None
-        later = {n: stored[n] for n in ("shadow_of", "silences", "forgets") if n in stored}  # older plans lack them
+        later = {
+            n: stored[n] for n in ("shadow_of", "silences", "forgets", "context") if n in stored
+        }  # older plans lack them
         return cls(stored["factory"], stored["options"], model, stored["device"], **later)
 
     def build(self, lake: Lake) -> Pipeline:
@@ -134,6 +139,7 @@ class Plan:
             ConfigError: the factory does not exist, refuses the options, or fails.
             ModelError: the model's files are not in the lake.
         """
+        from tocsin.pipelines.runtime.declare.context import Intervals
         from tocsin.pipelines.runtime.declare.pipeline import TUNING, tuned
 
         module, _, name = self.factory.partition(":")
@@ -153,7 +159,9 @@ class Plan:
                 f"pipeline {self.factory}: expected the factory to accept options {factory_options}, got {type(reason).__name__}: "
                 f"{message}; correct the options or the factory"
             ) from reason
-        pipeline = replace(tuned(pipeline, self.options), silences=self.silences, forgets=self.forgets)
+        known = fetch_context(lake, self.context) if self.context else Intervals()
+        pipeline = tuned(pipeline, self.options)
+        pipeline = replace(pipeline, silences=self.silences, forgets=self.forgets, intervals=known)
         return shadowed(pipeline, self.shadow_of) if self.shadow_of else pipeline
 
 
@@ -224,6 +232,31 @@ def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRe
         if store.get_file_info(path).size != len(content):  # missing, or truncated by a crash
             lake.replace(path, content)
     return ref
+
+
+def store_context(lake: Lake, pipeline: str, intervals: Intervals) -> str:
+    """Write a pipeline's context into the lake, in a file named after its content. Returns its path."""
+    content = intervals.dump()
+    path = posixpath.join(names.context_folder(pipeline), f"{hashlib.sha256(content).hexdigest()}.arrow")
+    if lake.files.get_file_info(path).size != len(content):  # missing, or truncated by a crash
+        lake.replace(path, content)
+    return path
+
+
+def fetch_context(lake: Lake, path: str) -> Intervals:
+    """Read a pipeline's context from the lake.
+
+    Raises:
+        ConfigError: the file is gone.
+    """
+    from tocsin.pipelines.runtime.declare.context import Intervals
+
+    try:
+        return Intervals.load(read(lake.files, path))
+    except FileNotFoundError as reason:
+        raise ConfigError(
+            f"context {lake.place(path)}: expected the file that a checkpoint names, got none; restore it from a copy"
+        ) from reason
 
 
 def fetch_model(lake: Lake, ref: ModelRef, device: str) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tocsin.pipelines.runtime.lake.storage import Lake
 
 log = logging.getLogger(__name__)
 DAY = r"\d{4}-\d\d-\d\d"
+CONTEXT_AGE = timedelta(days=30)
 MIN_AGE_MS = 24 * 3_600_000
 """Shards write files first and commit them later. A younger file may belong to a commit in progress."""
 
@@ -91,9 +93,31 @@ def drop_frames(lake: Lake, pipeline: str, age: str) -> int:
     return deleted
 
 
-def tidy(lake: Lake, names: Sequence[str], vacuum: str, frames: tuple[str, str]) -> list[Compacted]:
-    """Compact the tables that exist, and delete a pipeline's frames that are older than an age."""
+def drop_contexts(lake: Lake, current: str) -> int:
+    """Delete states of a pipeline's context that are older than `CONTEXT_AGE`. Returns how many.
+
+    A shard takes up the current one within seconds, so none needs these any more.
+
+    Args:
+        current: the file with the current one.
+    """
+    deleted, oldest = 0, datetime.now(UTC) - CONTEXT_AGE
+    for file in lake.files.get_file_info(fs.FileSelector(posixpath.dirname(current), allow_not_found=True)):
+        if file.path != current and file.mtime and file.mtime < oldest:
+            lake.files.delete_file(file.path)
+            deleted += 1
+    return deleted
+
+
+def tidy(lake: Lake, names: Sequence[str], vacuum: str, frames: tuple[str, str], context: str = "") -> list[Compacted]:
+    """Compact the tables that exist, and delete a pipeline's frames that are older than an age, and old states of its context.
+
+    Args:
+        context: see `drop_contexts`; "": the pipeline has none.
+    """
     drop_frames(lake, *frames)
+    if context:
+        drop_contexts(lake, context)
     existing = [n for n in names if exists(lake, n)]
     reports = []
     for name in existing:

@@ -92,4 +92,6 @@ def test_the_command_prints_what_its_role_needs(role: str) -> None:
 def test_an_unknown_role_is_refused() -> None:
     said = CliRunner().invoke(app, ["rights", "rul", "--role", "write"])
     assert said.exit_code
-    assert "--role: expected one of run, feed, subscribe, acknowledge, label, replay, got write" in str(said.exception)
+    assert "--role: expected one of run, feed, subscribe, acknowledge, label, plan, replay, got write" in str(
+        said.exception
+    )
