@@ -130,7 +130,7 @@ def defaults() -> dict[str, str]:
         model = named.get(section) or type(getattr(Settings(), section))
         for name, field in model.model_fields.items():
             default = "none, it must be set" if field.is_required() else field.get_default(call_default_factory=True)
-            own = model is PipelineSettings and name in of_pipelines.keys() - {"model"}
+            own = model is PipelineSettings and name in of_pipelines.keys() - {"model", "context"}
             shown = of_pipelines[name] if own else default
             text = (
                 "none" if shown in (None, "", {}, ()) else str(shown).lower() if isinstance(shown, bool) else str(shown)

@@ -12,8 +12,8 @@ import yaml
 
 from tocsin.pipelines.runtime.admin import contract_messages as messages
 from tocsin.pipelines.runtime.admin.contract_messages import BINDING_VERSION, DEAD_LETTER, Message, pixels, reference
-from tocsin.pipelines.runtime.control.context_table import context_table_plan
 from tocsin.pipelines.runtime.control.context_table import pipeline as context_table
+from tocsin.pipelines.runtime.control.deployment import context_table_plan
 from tocsin.pipelines.runtime.control.labels_table import labels_table_plan
 from tocsin.pipelines.runtime.control.labels_table import pipeline as labels_table
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.context import ContextTopic
 from tocsin.pipelines.runtime.declare.options import Options
 from tocsin.pipelines.runtime.declare.pipeline import Batch, Commit, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows, milliseconds_of
 from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
 from tocsin.pipelines.runtime.declare.stores import Stores
-from tocsin.pipelines.runtime.engine.plan import Model, Plan
+from tocsin.pipelines.runtime.engine.plan import Model
 
 
 class ContextTableOptions(Options):
@@ -27,13 +26,6 @@ class ContextTableOptions(Options):
 
     kinds: tuple[str, ...]
     numbers: tuple[str, ...] = ()
-
-
-def context_table_plan(pipeline: str, context: ContextTopic) -> Plan:
-    """The plan that writes a pipeline's context to its table."""
-    name = names.context_topic(pipeline)
-    options = {"name": name, "topic": name, "kinds": [*context.kinds], "numbers": [*context.numbers]}
-    return Plan("tocsin.pipelines.runtime.control.context_table:pipeline", options)
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:

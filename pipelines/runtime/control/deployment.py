@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tocsin.pipelines.runtime.control.alert_sinks import SinkConfig
-from tocsin.pipelines.runtime.control.context_table import context_table_plan
 from tocsin.pipelines.runtime.control.labels_table import labels_table_plan
 from tocsin.pipelines.runtime.control.placement import ScalingPolicy
 from tocsin.pipelines.runtime.declare import names
+from tocsin.pipelines.runtime.declare.context import ContextTopic
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.engine.plan import Plan, declared
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig, ShardId
@@ -142,6 +142,13 @@ def alerts_table_plan(pipeline: str, **options: Any) -> Plan:
         "tocsin.pipelines.runtime.control.alerts_table:pipeline",
         {"name": name, "topic": name, "into": ALERTS, **options},
     )
+
+
+def context_table_plan(pipeline: str, context: ContextTopic) -> Plan:
+    """The plan that writes a pipeline's context to its table."""
+    name = names.context_topic(pipeline)
+    options = {"name": name, "topic": name, "kinds": [*context.kinds], "numbers": [*context.numbers]}
+    return Plan("tocsin.pipelines.runtime.control.context_table:pipeline", options)
 
 
 def provisioned(

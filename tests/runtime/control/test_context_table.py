@@ -9,7 +9,8 @@ import orjson
 import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 
-from tocsin.pipelines.runtime.control.context_table import context_table_plan
+from tests.support.tour import ROOT, blocks
+from tocsin.pipelines.runtime.control.deployment import context_table_plan
 from tocsin.pipelines.runtime.control.desired_state import DesiredState
 from tocsin.pipelines.runtime.declare.context import ContextTopic, Intervals
 from tocsin.pipelines.runtime.declare.errors import ConfigError
@@ -86,3 +87,15 @@ def test_a_context_that_is_gone_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_a_shadow_has_the_context_of_its_pipeline() -> None:
     plan = Plan(PLAN.factory, PLAN.options, context="_context/job/a.arrow")
     assert plan.in_shadow(ModelRef("m", "2", "0")).context == plan.context
+
+
+def test_the_records_of_the_page_are_rows() -> None:
+    (text,) = [text for kind, text in blocks(ROOT / "docs" / "operations.md") if kind == "text" and "press-7" in text]
+    declared = context_table_plan("press", ContextTopic(kinds=["maintenance", "holiday"])).build(Lake("unused"))
+    records = [
+        ConsumerRecord("context.press", 0, 0, n, NOW, 0, None, line.encode(), [], None, 0, 0, 0)
+        for n, line in enumerate(text.splitlines())
+    ]
+    batch, letters = Codec(topic=declared.topic, schema=declared.schema).decode(records)
+    outcome = Machine(declared).step(batch, NOW)
+    assert (letters, outcome.refused, outcome.results.num_rows) == ([], [], 2)
