@@ -75,10 +75,33 @@ class Training:
     registrar: Registrar
     progress: Progress
 
+    def single(self) -> Path:
+        """The only folder.
+
+        Raises:
+            ValueError: there is more than one.
+        """
+        if len(self.data) > 1:
+            raise ValueError(f"--data: expected one folder, got {', '.join(self.data)}; name one")
+        return Path(self.data[0])
+
     def place(self, default: str) -> tuple[str, Path]:
         """The model's name and folder; `default` is the name where none was given."""
         name = self.name or default
         return name, self.out or Path("trained", name)
+
+
+@dataclass(frozen=True)
+class Adaptation(Training):
+    """A request to adapt a model to one site.
+
+    Args:
+        site: its name.
+        base: the folder of the model that is adapted.
+    """
+
+    site: str
+    base: Path
 
 
 @dataclass(frozen=True)
@@ -240,6 +263,14 @@ class Domain:
     def train(self, run: Training) -> Trained:
         """Train a model, save it and register it."""
         raise NotImplementedError
+
+    def adapt(self, run: Adaptation) -> Trained:
+        """Fit an adapter for one site, add it to the model, save that and register it.
+
+        Raises:
+            ValueError: the domain's models take no adapters.
+        """
+        raise ValueError("expected a pipeline whose model takes adapters, such as rul, got another")
 
     def evaluate(self, folder: Path, version: str, data: str) -> Evaluation:
         """Score the model in a folder on recordings, or on `SIM`.

@@ -12,9 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tocsin.operators.pooling import AdditiveAttentionPool
+from tocsin.operators.regimes import RegimeFusion
 from tocsin.operators.shapes import match
 
-ADAPTABLE = (nn.Linear, nn.Conv1d, nn.LSTM)
+OPAQUE = (AdditiveAttentionPool, RegimeFusion)
+"""Modules that read their layers' weights themselves, or call a layer with what all rows share: these layers are not adapted."""
 Kind = Literal["int8", "nf4"]
 BLOCK = 64
 """Weights that share a scale."""
@@ -69,8 +72,7 @@ class Adapters(nn.Module):
         shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
         for name in self.names:
             place, _, own = name.rpartition(".")
-            kind = network.get_submodule(place) if name in shapes else None
-            if not isinstance(kind, ADAPTABLE) or (isinstance(kind, nn.LSTM) and not _is_plain(kind)):
+            if name not in shapes or not _is_adaptable(network, place):
                 raise ValueError(f"{name}: expected a weight or bias of a linear layer, a convolution or a plain LSTM")
             if own.startswith("bias"):
                 self.values[_key(name, "offset")] = nn.Parameter(torch.zeros(sites, *shapes[name]))
@@ -291,7 +293,7 @@ def adaptable(network: nn.Module, *, share: float, rank: int = 1) -> list[str]:
     left = share * sum(p.numel() for p in network.parameters())
     found = list[str]()
     for place, module in network.named_modules():
-        if not isinstance(module, ADAPTABLE) or (isinstance(module, nn.LSTM) and not _is_plain(module)):
+        if not _is_adaptable(network, place):
             continue
         for name, parameter in module.named_parameters(prefix=place, recurse=False):
             is_bias = name.rpartition(".")[2].startswith("bias")
@@ -302,8 +304,21 @@ def adaptable(network: nn.Module, *, share: float, rank: int = 1) -> list[str]:
     return found
 
 
-def _is_plain(lstm: nn.LSTM) -> bool:
-    return lstm.num_layers == 1 and not lstm.bidirectional and lstm.batch_first and lstm.bias and not lstm.proj_size
+def _is_adaptable(network: nn.Module, place: str) -> bool:
+    parts = place.split(".")
+    owners = [network.get_submodule(".".join(parts[:n])) for n in range(len(parts))]
+    if any(isinstance(owner, OPAQUE) for owner in owners):
+        return False
+    module = network.get_submodule(place)
+    if isinstance(module, nn.LSTM):
+        return (
+            module.num_layers == 1
+            and not module.bidirectional
+            and module.batch_first
+            and module.bias
+            and not module.proj_size
+        )
+    return isinstance(module, nn.Linear | nn.Conv1d)
 
 
 def _key(name: str, part: str) -> str:

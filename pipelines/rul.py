@@ -35,7 +35,7 @@ from tocsin.pipelines.runtime import (
     Stores,
     Truth,
 )
-from tocsin.pipelines.runtime.stages import Census, Infer, Reorder, SlidingWindow
+from tocsin.pipelines.runtime.stages import Census, Infer, Reorder, Site, SlidingWindow
 
 JUMP = 10_000
 STRANGE = 5
@@ -55,6 +55,8 @@ class RulOptions(Options):
         drift: the index from which the sensors of the fleet count as drifted from training; None: the model's own level, which
             depends on the number of machines.
         by: what the levels apply to: the prediction, or the lower end of its interval, which rings earlier.
+        site: for a model with adapters: a regular expression whose group is the site in a key, such as ^([^/]+)/; "": the key
+            itself is the site.
     """
 
     name: str = "rul"
@@ -66,6 +68,7 @@ class RulOptions(Options):
     jump: float = Field(default=JUMP, ge=0)
     restart: float | None = Field(default=None, ge=0)
     by: Literal["rul", "rul_low"] = "rul"
+    site: str = ""
     drift: float | None = Field(default=None, gt=0)
 
 
@@ -105,12 +108,13 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 if config.model == "fading"
                 else [SlidingWindow(config.window, config.columns, counter=counter, padded=True), Age(config.order)]
             ),
+            *([Site(network.sites.names, pattern=o.site)] if network.sites else []),
             Infer(network, tensor=network.tensors),
             *(
                 [Census(partial(_count, network), version=model.version)] if drift else []
             ),  # last: it moves no stage's state
         ],
-        results=_results(config, reading),
+        results=_results(config, reading, adapted=network.sites is not None),
         rules=[
             *(
                 AlertRule(
@@ -155,7 +159,7 @@ def _below(by: str, level: float) -> pl.Expr:
     return below & pl.col("in_domain") if by == "rul_low" else below
 
 
-def _results(config: RulConfig, reading: pa.Schema) -> pa.Schema:
+def _results(config: RulConfig, reading: pa.Schema, *, adapted: bool) -> pa.Schema:
     key, order = (reading.field(name).with_nullable(True) for name in (config.key, config.order))
     unit = {"unit": config.order}
     ahead = {"sensors": ",".join(config.features), "rows": str(FusionNetwork.AHEAD)}
@@ -168,6 +172,7 @@ def _results(config: RulConfig, reading: pa.Schema) -> pa.Schema:
             *(pa.field(name, pa.float32(), metadata=unit) for name in ("rul_low", "rul_high")),
             pa.field("in_domain", pa.bool_()),
             pa.field("explanation", pa.list_(pa.int8()), metadata=shape),
+            *([pa.field("adapter", pa.string())] if adapted else []),
             *([pa.field("trajectory", pa.list_(pa.float32()), metadata=ahead)] if config.model == "fusion" else []),
         ]
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tocsin.models.domain import (
     SHIPPED,
     SIM,
+    Adaptation,
     DecimalComma,
     Domain,
     Evaluation,
@@ -60,9 +61,7 @@ class Rul(Domain):
         from tocsin.models.rul.train import RECIPES, candidate, points, read_recipe
         from tocsin.models.rul.train import train as fit
 
-        if len(run.data) > 1:
-            raise ValueError(f"--data: expected one folder, got {', '.join(run.data)}; name one")
-        data = Path(run.data[0])
+        data = run.single()
         settings = RulConfig.from_toml(config) if config else cmapss(subset)
         if model is not None:
             settings = replace(settings, model=model)
@@ -106,6 +105,62 @@ class Rul(Domain):
             lower=True,
         )
 
+    def adapt(
+        self,
+        run: Adaptation,
+        *,
+        subset: Subset = "FD001",
+        runs: Annotated[
+            int | None, Option("Number of runs that are used, in the order of their keys [all].", least=1)
+        ] = None,
+        decimal_comma: DecimalComma = False,
+    ) -> Trained:
+        """Adapt a model to a site by its runs to failure: C-MAPSS files, or CSV files with the columns of the model's config.
+
+        Raises:
+            ValueError: there is more than one folder, or a reader raises it.
+        """
+        import torch
+
+        from tocsin.models.attempts import Attempt, keep
+        from tocsin.models.rul.adapt import RECIPE, adapt, candidate
+        from tocsin.models.rul.data import csv_files, lives, read_cmapss, read_csv_directory
+        from tocsin.models.rul.model import load
+
+        data = run.single()
+        base = load(run.base, "cpu")
+        csv = csv_files(data)
+        table = read_csv_directory(data, base.config, decimal_comma=decimal_comma) if csv else read_cmapss(data, subset)
+        known = lives(table, base.config)
+        known = known.of(torch.arange(len(known.keys))[:runs])
+        name, folder = run.place("rul")
+        attempts: dict[int, Attempt[RulModel]] = {}
+        for seed in run.seeds:
+            task = run.progress.add_task(f"seed {seed}")
+
+            def report(done: int, total: int, task: Any = task) -> None:
+                run.progress.update(task, completed=done, total=total)
+
+            found = adapt(base, run.site, known, seed=seed, progress=report)
+            figures = {name: value for name, value in found.figures.items() if not math.isnan(value)}
+            attempts[seed] = Attempt(
+                found.model,
+                figures.get("rmse", math.nan),
+                [("loss", loss, epoch) for epoch, loss in enumerate(found.curve)]
+                + [(f"site_{name}", value, len(found.curve)) for name, value in figures.items()],
+                figures={f"site_{name}": value for name, value in figures.items()},
+                line=_site_line(run.site, figures, len(known.keys), found.size, base.parameters),
+            )
+        return keep(
+            run,
+            attempts,
+            domain="rul",
+            place=(name, folder),
+            candidate=lambda seed: candidate(folder, run.site, known, attempts[seed].score),
+            params=lambda kept: {"site": run.site, "runs": len(known.keys), **asdict(RECIPE)},
+            lower=True,
+        )
+
     def evaluate(
         self,
         folder: Path,
@@ -113,6 +168,7 @@ class Rul(Domain):
         data: str,
         *,
         subset: Annotated[str | None, Option("Subset of C-MAPSS [all whose true RUL is there].")] = None,
+        site: Annotated[str, Option("Site whose adapter judges [the shared network].")] = "",
         decimal_comma: DecimalComma = False,
     ) -> Evaluation:
         """Score the last row of each C-MAPSS test engine, or every row of CSV files.
@@ -121,16 +177,16 @@ class Rul(Domain):
         """
         from tocsin.models.rul.data import REGIMES, csv_files, has_truth, test_engines
         from tocsin.models.rul.evaluate import evaluate, pooled
+        from tocsin.models.rul.model import load
 
-        place = Path(data)
+        place, shared = Path(data), load(folder)
+        model = shared.at(site) if site else shared
         if csv_files(place):
-            scores = evaluate(data=place, model=folder, csv=True, decimal_comma=decimal_comma)
+            scores = evaluate(data=place, model=model, csv=True, decimal_comma=decimal_comma)
             return _evaluation(scores, doubt=_doubt({data: scores}))
         subsets = [subset] if subset else [name for name in REGIMES if has_truth(place, name)] or ["FD001"]
         shipped = folder.parent if version == SHIPPED else None
-        found = {
-            name: evaluate(data=place, model=_trained_on(name, shipped) or folder, subset=name) for name in subsets
-        }
+        found = {name: evaluate(data=place, model=_trained_on(name, shipped) or model, subset=name) for name in subsets}
         unjudged = {} if subset else {name: test_engines(place, name) for name in REGIMES if name not in subsets}
         left_out = {f"engines of {name}, whose true RUL is not there": count for name, count in unjudged.items()}
         parts = {name: {"in_domain": scores.in_domain, **scores.figures} for name, scores in found.items()}
@@ -169,6 +225,17 @@ class Rul(Domain):
             table = read_csv_directory(Path(source), config.unlabelled, decimal_comma=decimal_comma)
             table = table.sort(config.order, config.key)
         return Feed(table.iter_slices(ROWS), total=table.height)
+
+
+def _site_line(site: str, figures: Mapping[str, float], runs: int, size: int, whole: int) -> str:
+    """What a site's adapter came to, beside the shared network alone."""
+    about = f"{size} parameters, {size / whole:.1%} of the network's"
+    shared = f"the shared network has RMSE {figures['rmse_shared']:.2f}"
+    if "rmse" not in figures:
+        return f": {site}: one run, so nothing judges its adapter ({about}); {shared}"
+    return (
+        f": {site}: RMSE {figures['rmse']:.2f} over {runs} runs, each judged by the others' adapter ({about}); {shared}"
+    )
 
 
 def _line(outcome: Outcome) -> str:

@@ -9,6 +9,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from tocsin.models.adapters import Sites
 from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.data import Lives, lives
 from tocsin.models.rul.explainer import UNITS, Explainer
@@ -43,10 +44,13 @@ class RulModel:
         config: of the model.
         parts: with trained weights; moved to `device` and set to evaluation mode.
         device: on `cuda` the networks run under bfloat16 autocast, elsewhere in float32.
+        sites: the adapters of sites; None: there are none.
     """
 
-    def __init__(self, config: RulConfig, parts: Parts, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(self, config: RulConfig, parts: Parts, device: torch.device, sites: Sites | None = None) -> None:
+        self.config, self.device, self.sites = config, device, sites
+        if sites:
+            sites.adapters.to(device).eval()
         self.scaling = copy.deepcopy(parts.scaling)
         self.reference = copy.deepcopy(parts.reference)
         """Both on the CPU."""
@@ -55,14 +59,16 @@ class RulModel:
     @property
     def tensors(self) -> tuple[str, ...]:
         """Names of the arguments of a call, for the pipeline."""
-        return ("sums", "latest", "age") if self.config.model == "fading" else ("window", "age")
+        read = ("sums", "latest", "age") if self.config.model == "fading" else ("window", "age")
+        return (*read, "site") if self.sites else read
 
     def __call__(self, *tensors: Tensor) -> dict[str, Tensor]:
         """Predict a batch; B may be 0.
 
         Args:
             tensors: as named in `tensors`. `sums` `[B, K, M, C + 1]`, see `samples.remembered`; `latest` `[B, S + C]`, the reading
-                itself; `window` `[B, T, S + C]`, see `samples.windowed`; `age` `[B]`, the order column.
+                itself; `window` `[B, T, S + C]`, see `samples.windowed`; `age` `[B]`, the order column; `site` `[B] int64`, the
+                number of the row's site, -1 for none.
 
         Returns:
             `rul`, `rul_low`, `rul_high` `[B] float32` in `[0, cap]`, with `rul` between the ends. `in_domain` `[B] bool`: whether
@@ -83,7 +89,9 @@ class RulModel:
                 inputs, latest = remembered(given["sums"], age, scaling), given["latest"]
             else:
                 inputs, latest = windowed(given["window"], age, self.config, scaling), given["window"][:, -1]
-            judged = self._judge(inputs, scaling.is_known(latest, age))
+            site = given.get("site")
+            limits = self.sites.limits_of(site, scaling.limits) if self.sites and site is not None else None
+            judged = self._judge(inputs, scaling.is_known(latest, age, limits), site)
             return {name: value.to(source) for name, value in judged.items()}
 
     def predict(self, known: Lives, *, batch: int = 1024) -> dict[str, Tensor]:
@@ -114,16 +122,36 @@ class RulModel:
         columns = [pl.Series(name, value.numpy()) for name, value in found.items()]
         return table.sort(self.config.key, self.config.order).with_columns(columns)
 
+    def at(self, site: str) -> RulModel:
+        """The model of one site: its adapter is merged into the weights.
+
+        Raises:
+            ValueError: the model has no such site.
+        """
+        if self.sites is None:
+            raise ValueError(
+                f"site {site}: expected a model with adapters, got one without; adapt it to the site first"
+            )
+        number, parts = self.sites.number(site), copy.deepcopy(self.parts).cpu()
+        parts.network.load_state_dict(self.sites.adapters.merged(number), strict=False)
+        for name, limit in self.sites.limits.items():
+            setattr(parts.scaling, name, limit[number])
+        return RulModel(self.config, parts, self.device)
+
     def save(self, directory: Path) -> None:
-        """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
+        """Write the model's files into `directory`, which is created if missing."""
         store(self.parts, self.config, directory)
+        if self.sites:
+            self.sites.save(directory)
+        else:
+            Sites.drop(directory)
 
     @property
     def parameters(self) -> int:
         """Number of trained parameters of the network, without the explanations'."""
         return sum(p.numel() for p in self.parts.network.parameters())
 
-    def _judge(self, inputs: Inputs, in_domain: Tensor) -> dict[str, Tensor]:
+    def _judge(self, inputs: Inputs, in_domain: Tensor, site: Tensor | None = None) -> dict[str, Tensor]:
         cap, parts, network = self.config.cap, self.parts, self.parts.network
         more = dict[str, Tensor]()
         if not len(inputs.age):  # LSTM kernels refuse an empty batch
@@ -132,7 +160,11 @@ class RulModel:
                 more["trajectory"] = inputs.steps[:, 0]
         else:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-                if isinstance(network, FusionNetwork):
+                if self.sites and site is not None:
+                    shares = self.sites.adapters(site, inputs)
+                    if isinstance(network, FusionNetwork):
+                        more["trajectory"] = network.both(inputs)[1]
+                elif isinstance(network, FusionNetwork):
                     shares, more["trajectory"] = network.both(inputs)
                 else:
                     shares = network(inputs)
@@ -156,6 +188,7 @@ class RulModel:
             "latest": (columns,),
             "window": (config.window, columns),
             "age": (),
+            "site": (),
         }
         if len(tensors) != len(self.tensors):
             raise ValueError(f"got {len(tensors)} tensors, expected {', '.join(self.tensors)}")
@@ -175,4 +208,4 @@ def load(directory: Path | str = FD001, device: str = "auto") -> RulModel:
     config = RulConfig.load(Path(directory))
     parts = Parts(config)
     restore(parts, Path(directory), later=("reference.",))
-    return RulModel(config, parts, placed(device))
+    return RulModel(config, parts, placed(device), Sites.load(Path(directory), parts.network))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Self
 
 import torch
@@ -89,14 +90,34 @@ class Scaling(nn.Module):
         """Age `[B]`, its logarithm, and that of the number of `rows` `[B]` that are known, standardised: `[B, 3] float32`."""
         return ((self._clock(age, rows) - self.usual_age) / self.age_deviation).clamp(-LIMIT, LIMIT).float()
 
-    def is_known(self, rows: Tensor, age: Tensor) -> Tensor:
-        """Whether training has seen the like of rows `[B, S + C]` at ages `[B]`, `[B] bool`."""
-        count = self.spread.numel()
+    @property
+    def limits(self) -> dict[str, Tensor]:
+        """What training readings were like: `lowest`, `highest` `[C]`, `oldest` and `reach` `[]`."""
+        return {name: getattr(self, name) for name in ("lowest", "highest", "oldest", "reach")}
+
+    def limits_with(self, lives: Lives) -> dict[str, Tensor]:
+        """The limits of a site: those of training, widened to its own lives."""
+        count, regime = self.spread.numel(), self.regime(lives.rows)
+        standardised = self.standardise(lives.rows[:, count:], regime)
+        return {
+            "lowest": torch.minimum(self.lowest, standardised.amin(0)),
+            "highest": torch.maximum(self.highest, standardised.amax(0)),
+            "oldest": torch.maximum(self.oldest, lives.age.max()),
+            "reach": torch.maximum(self.reach, self._distance(lives.rows[:, :count]).max()) if count else self.reach,
+        }
+
+    def is_known(self, rows: Tensor, age: Tensor, limits: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Whether training has seen the like of rows `[B, S + C]` at ages `[B]`, `[B] bool`.
+
+        Args:
+            limits: of each row's site, `[B, ...]` each; None: those of training.
+        """
+        count, of = self.spread.numel(), limits or self.limits
         standardised = (rows[:, count:] - self.mean[regime := self.regime(rows)]) / self.deviation[regime]
-        margin = MARGIN * (self.highest - self.lowest)
-        known = (standardised >= self.lowest - margin) & (standardised <= self.highest + margin)
-        known = known.all(1) & (age <= OLDER * self.oldest)
-        return known & (self._distance(rows[:, :count]) <= REACH * self.reach + 1e-9) if count else known
+        margin = MARGIN * (of["highest"] - of["lowest"])
+        known = (standardised >= of["lowest"] - margin) & (standardised <= of["highest"] + margin)
+        known = known.all(1) & (age <= OLDER * of["oldest"])
+        return known & (self._distance(rows[:, :count]) <= REACH * of["reach"] + 1e-9) if count else known
 
     def _clock(self, age: Tensor, rows: Tensor) -> Tensor:
         share = age / self.oldest

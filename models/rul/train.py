@@ -247,7 +247,7 @@ def fit(
     folds = min(recipe.folds, len(training.keys)) if training.failed.sum() > 1 else 0
     total, done, curve, figures = (folds + 1) * recipe.epochs, 0, list[Epoch](), dict[str, float]()
     rows = torch.arange(len(samples))
-    for network, loss in _epochs(samples, rows, config, recipe):
+    for network, loss in epochs(samples, rows, config, recipe):
         parts.network, done = network, done + 1
         found = _predict(network, unseen)[:, 0].clamp(0, 1) * config.cap
         rmse = metrics(found, validation.rul.clamp(max=config.cap), cap=config.cap)["rmse"]
@@ -262,7 +262,7 @@ def fit(
                 others = both.of(both.engine[~inside].unique())
                 own = Scaling.fit(others, settings=len(config.settings), regimes=1, age=config.age)
                 seen = Samples(both, config, own)
-            for fold, _ in _epochs(seen, rows[~inside], config, recipe):
+            for fold, _ in epochs(seen, rows[~inside], config, recipe):
                 done += 1
                 if progress:
                     progress(done, total, curve[-1].rmse)
@@ -302,9 +302,11 @@ def points(curve: list[Epoch]) -> list[tuple[str, float, int]]:
     ]
 
 
-def _epochs(samples: Samples, rows: Tensor, config: RulConfig, recipe: Recipe) -> Iterator[tuple[nn.Module, float]]:
-    """Train a network on some rows; yields it in evaluation mode, with the mean loss, after each epoch."""
-    network, known = build(config), samples.lives
+def epochs(
+    samples: Samples, rows: Tensor, config: RulConfig, recipe: Recipe, network: nn.Module | None = None
+) -> Iterator[tuple[nn.Module, float]]:
+    """Train a network on some rows, by default a new one; yields it in evaluation mode, with the mean loss, after each epoch."""
+    network, known = network or build(config), samples.lives
     target = known.least.clamp(max=config.cap)
     bound = known.rul.isnan() & (known.least < config.cap)
     size = max(1, round(recipe.share * len(rows)), recipe.steps * recipe.batch)

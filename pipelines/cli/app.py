@@ -9,6 +9,7 @@ import typer
 
 from tocsin.pipelines.cli import (
     ack,
+    adapt,
     alerts,
     backfill,
     calibrate,
@@ -73,11 +74,11 @@ def tocsin(
 for command in (
     demo.demo, feed.feed, joins_ray(check.check), joins_ray(run.run), joins_ray(run.up), deploy.deploy, joins_ray(run.stop),
     joins_ray(status.status), joins_ray(orders.pause), joins_ray(orders.resume), joins_ray(orders.reload),
-    joins_ray(orders.silence), alerts.alerts, ack.ack, query.query, plot.plot, plot.explain, train.train, evaluate.evaluate,
-    promote.promote, promote.rollback, calibrate.calibrate,
+    joins_ray(orders.silence), alerts.alerts, ack.ack, query.query, plot.plot, plot.explain, train.train, adapt.adapt,
+    evaluate.evaluate, promote.promote, promote.rollback, calibrate.calibrate,
     compact.compact, joins_ray(reset.reset), backfill.backfill, frames.frames, contracts.contracts, rights.rights, ui.ui,
 ):  # fmt: skip
-    about_a_domain = command in (feed.feed, train.train, evaluate.evaluate)
+    about_a_domain = command in (feed.feed, train.train, adapt.adapt, evaluate.evaluate)
     app.command(cls=DomainCommand if about_a_domain else Command)(command)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(state.app, name="state")

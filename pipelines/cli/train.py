@@ -57,10 +57,10 @@ def train(
         trained = domain_of(settings, domain).train(run, **options(context))
     if json:
         say_json(trained.facts())
-    _print_results(trained, quiet=json)
+    print_results(trained, quiet=json)
 
 
-def _print_results(trained: Trained, *, quiet: bool) -> None:
+def print_results(trained: Trained, *, quiet: bool) -> None:
     """Print each seed's result and where the model is.
 
     Raises:

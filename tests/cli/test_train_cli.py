@@ -32,13 +32,13 @@ CONFIG = RulConfig(
 )
 
 
-def write_pumps(folder: Path, *, decimal: str = ".", separator: str = ",") -> Path:
-    """Write a CSV file for each of eight pumps. One channel rises until failure."""
+def write_pumps(folder: Path, *, decimal: str = ".", separator: str = ",", shift: float = 0.0) -> Path:
+    """Write a CSV file for each of eight pumps. One channel rises until failure, from `shift` on."""
     folder.mkdir(exist_ok=True)
     draw = np.random.default_rng(0)
     for pump in range(8):
         life = 20 + 2 * pump
-        values = np.stack([np.arange(life) / life, draw.standard_normal(life)], 1)
+        values = np.stack([shift + np.arange(life) / life, draw.standard_normal(life)], 1)
         rows = [["pump", "hour", "v1", "v2"]] + [
             [f"P{pump}", str(h), *(f"{v:.4f}" for v in values[h])] for h in range(life)
         ]
@@ -124,6 +124,30 @@ def test_a_champion_that_cannot_be_compared_with_stays(trainer: Trainer) -> None
     assert (gone.exit_code, trainer.champion()) == (1, "pumps/1")
     assert "expected to compare it with pumps/1" in str(gone.exception)
     assert (trainer("--force").exit_code, trainer.champion()) == (0, "pumps/4")
+
+
+def test_a_site_is_adapted_and_registered_with_its_model_and_judged_by_its_adapter(trainer: Trainer) -> None:
+    assert trainer().exit_code == 0
+    data = str(write_pumps(trainer.folder / "hall", shift=0.7))
+    uri, out = f"mlflow.tracking_uri={trainer.uri}", str(trainer.folder / "site")
+    adapt = ["--set", uri, "adapt", "rul", "--model", "pumps@champion", "--data", data, "--out", out, "--json"]
+    found = CliRunner().invoke(app, [*adapt, "--site", "hall"])
+    made = json.loads(found.stdout)
+    assert (found.exit_code, made["version"], trainer.champion()) == (0, "2", "pumps/2"), found.exception
+    assert made["seeds"][0].keys() >= {"site_rmse", "site_rmse_shared"}
+    alone = CliRunner().invoke(app, [*adapt, "--site", "yard", "--runs", "1"])
+    assert (alone.exit_code, trainer.champion()) == (1, "pumps/2")
+    assert "does not become pumps@champion: expected a RMSE of the site's runs, got none" in str(alone.exception)
+    assert CliRunner().invoke(app, [*adapt, "--site", "yard", "--runs", "1", "--force"]).exit_code == 0
+    assert json.loads((trainer.folder / "site" / "adapters.json").read_text())["sites"] == ["hall", "yard"]
+    judge = ["--set", uri, "evaluate", "rul", "--model", "pumps@champion", "--data", data, "--force", "--json"]
+    rmse = [
+        json.loads(CliRunner().invoke(app, [*judge, *site]).stdout)["figures"]["rmse"]
+        for site in ((), ("--site", "hall"))
+    ]
+    assert rmse[1] != rmse[0]
+    wrong = CliRunner().invoke(app, [*judge, "--site", "shed"])
+    assert "site shed: expected one of hall, yard, got another" in str(wrong.exception)
 
 
 def test_numbers_with_a_comma_are_refused_unless_they_are_meant(tmp_path: Path, model: Path) -> None:

@@ -22,7 +22,7 @@ from tocsin.models.rul.network import (
 )
 from tocsin.models.rul.samples import Samples
 from tocsin.models.rul.scaling import Scaling
-from tocsin.models.rul.train import Recipe, _epochs
+from tocsin.models.rul.train import Recipe, epochs
 
 
 @pytest.mark.parametrize(("error", "expected"), [(-20.0, 3.66), (20.0, 6.39), (0.0, 0.0)])
@@ -145,7 +145,7 @@ def test_the_fusion_network_learns_where_trends_go() -> None:
 
     torch.manual_seed(0)
     recipe = Recipe(epochs=20, batch=64, learning_rate=4e-3, steps=1)
-    networks = [network for network, _ in _epochs(samples, index, fusion, recipe)]
+    networks = [network for network, _ in epochs(samples, index, fusion, recipe)]
     network, trivial = networks[-1], float((change - change[is_known].mean(0))[is_known].square().mean())
     assert isinstance(network, FusionNetwork)
     assert error(network) < 0.5 * trivial

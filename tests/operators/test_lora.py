@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tocsin.operators.lora import Adapters, Kind, Quantised, adaptable, low_rank, naive_adapters, nf4_levels, quantised
+from tocsin.operators.pooling import AdditiveAttentionPool
 
 SITES = 5
 
@@ -105,10 +106,13 @@ def test_an_adapter_stays_within_its_share() -> None:
     assert adaptable(network, share=0.001) == []
 
 
-@pytest.mark.parametrize("name", ["head.1.weight", "nowhere.weight", "norm.bias", "deep.weight_ih_l0"])
+@pytest.mark.parametrize(
+    "name", ["head.1.weight", "nowhere.weight", "norm.bias", "deep.weight_ih_l0", "pool.project.weight"]
+)
 def test_what_can_not_be_adapted_is_named(name: str) -> None:
     network = Net()
     network.norm, network.deep = nn.BatchNorm1d(4), nn.LSTM(4, 4, num_layers=2, batch_first=True)
+    network.pool = AdditiveAttentionPool(dim=4, hidden=3)
     with pytest.raises(ValueError, match=f"{name}: expected a weight or bias"):
         Adapters(network, [name])
 

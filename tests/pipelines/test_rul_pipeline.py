@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from tests.models.test_rul_model import small, table
 from tests.models.test_rul_network import KINDS
+from tocsin.models.rul.adapt import RECIPE, adapt
 from tocsin.models.rul.config import RulConfig
-from tocsin.models.rul.data import read_csv_directory
+from tocsin.models.rul.data import lives, read_csv_directory
 from tocsin.models.rul.model import FD001, Parts, RulModel, load
 from tocsin.models.rul.simulation import fleet
 from tocsin.pipelines.rul import pipeline
@@ -263,3 +265,20 @@ def test_it_is_declared_without_looking_at_data() -> None:
     assert isinstance(made, Pipeline)
     assert all(not f.nullable for f in made.schema)
     assert made.schema.names[:2] == ["unit", "cycle"]
+
+
+def test_rows_are_judged_by_the_adapter_of_their_site(tmp_path: Path) -> None:
+    known = lives(fleet.run_to_failure(engines=1, seed=3).with_columns(pl.col("s4") + 25), load(FD001, "cpu").config)
+    recipe = replace(RECIPE, epochs=2, steps=5, batch=128)
+    adapt(load(FD001, "cpu"), "2", known, recipe=recipe).model.save(tmp_path)
+    adapted = Model(tmp_path, "rul/2", "cpu")
+    frame = replay(pipeline({}, adapted), _lives().to_arrow())[0].sort("unit", "cycle")
+    plain = _judged()[0].sort("unit", "cycle")
+    assert frame.filter(pl.col("unit") == 2)["adapter"].unique().to_list() == ["2"]
+    assert frame.filter(pl.col("unit") != 2)["adapter"].null_count() == frame.filter(pl.col("unit") != 2).height
+    off = (frame["rul"] - plain["rul"]).abs()
+    assert off.filter(frame["unit"] != 2).max() < 1e-3 < off.filter(frame["unit"] == 2).max()  # type: ignore[operator]
+    nothing = replay(pipeline({"site": "^(x)"}, adapted), _lives().to_arrow())[0]
+    assert nothing["adapter"].null_count() == nothing.height
+    with pytest.raises(ConfigError, match="expected one group"):
+        pipeline({"site": "x"}, adapted)

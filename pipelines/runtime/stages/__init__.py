@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.stages.infer import Encode, Infer
     from tocsin.pipelines.runtime.stages.reorder import Reorder
     from tocsin.pipelines.runtime.stages.resample import Resample
+    from tocsin.pipelines.runtime.stages.site import Site
     from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Pixels",
     "Reorder",
     "Resample",
+    "Site",
     "SlidingWindow",
 ]
 
@@ -46,6 +48,7 @@ __getattr__ = exported(
         "infer": "Encode Infer",
         "reorder": "Reorder",
         "resample": "Resample",
+        "site": "Site",
         "sliding_window": "SlidingWindow",
     },
 )

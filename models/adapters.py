@@ -1,0 +1,116 @@
+"""The adapters of sites, stored beside the network that they share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from tocsin.models import files
+from tocsin.operators.lora import Adapters
+
+SITES_FILE, ADAPTERS_FILE = "adapters.json", "adapters.safetensors"
+SHARE = 0.02
+"""Largest size of an adapter, as a share of the network's parameters."""
+LIMITS = "limits."
+
+
+@dataclass(frozen=True)
+class Sites:
+    """The adapters of a network's sites.
+
+    Args:
+        names: of the sites, in the order of the adapters.
+        adapters: one a site.
+        limits: what the sites' training readings were like, by name: `[S, ...]` each; the model says what they mean.
+    """
+
+    names: tuple[str, ...]
+    adapters: Adapters
+    limits: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def number(self, site: str) -> int:
+        """A site's number.
+
+        Raises:
+            ValueError: the model has no such site.
+        """
+        if site not in self.names:
+            known = ", ".join(self.names[:5]) + (", ..." if len(self.names) > 5 else "")
+            raise ValueError(f"site {site}: expected one of {known}, got another; adapt the model to it first")
+        return self.names.index(site)
+
+    def limits_of(self, site: Tensor, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The limits of each row's site `[B]`, `[B, ...]` each; those of the base where a row has none."""
+        found = {}
+        for name, limit in base.items():
+            own = self.limits[name].to(limit.device)[site.clamp_min(0)]
+            found[name] = torch.where((site < 0).reshape(-1, *[1] * limit.dim()), limit, own)
+        return found
+
+    def joined(self, site: str, one: Adapters, limits: Mapping[str, Tensor]) -> Sites:
+        """The same with one more site, or with another adapter of a site.
+
+        Args:
+            one: the site's adapter, the only one.
+            limits: of the site, without the dimension of sites.
+        """
+        names = self.names if site in self.names else (*self.names, site)
+        adapters = Adapters(one.unadapted(), one.names, rank=one.rank, sites=len(names))
+
+        def placed(old: Tensor, new: Tensor) -> Tensor:
+            rows = list(old) + ([new] if len(names) > len(old) else [])
+            rows[names.index(site)] = new
+            return torch.stack(rows)
+
+        with torch.no_grad():
+            for key, value in adapters.values.items():
+                value.copy_(placed(self.adapters.values[key], one.values[key][0]))
+        return Sites(names, adapters, {name: placed(self.limits[name], limit) for name, limit in limits.items()})
+
+    @classmethod
+    def first(cls, site: str, one: Adapters, limits: Mapping[str, Tensor]) -> Self:
+        """The adapter of a model's first site; see `joined`."""
+        return cls((site,), one, {name: limit.unsqueeze(0) for name, limit in limits.items()})
+
+    def save(self, directory: Path) -> None:
+        """Write `adapters.json` and `adapters.safetensors` into `directory`."""
+        facts = {"sites": self.names, "parameters": self.adapters.names, "rank": self.adapters.rank}
+        tensors = {key: value.detach().cpu().contiguous() for key, value in self.adapters.values.items()}
+        tensors |= {f"{LIMITS}{name}": value.cpu().contiguous() for name, value in self.limits.items()}
+        content = (json.dumps(facts, indent=2) + "\n").encode()
+        files.write({directory / ADAPTERS_FILE: save(tensors), directory / SITES_FILE: content})
+
+    @staticmethod
+    def drop(directory: Path) -> None:
+        """Delete the adapters of an earlier model in `directory`, which another network would not fit."""
+        for name in (SITES_FILE, ADAPTERS_FILE):
+            (directory / name).unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, directory: Path, network: nn.Module) -> Self | None:
+        """Read what `save` wrote; None: the model in this folder has no sites.
+
+        Raises:
+            ValueError: the files are damaged, or belong to another network.
+        """
+        if not (directory / SITES_FILE).exists():
+            return None
+        facts, tensors = files.read_json(directory / SITES_FILE), files.read_weights(directory / ADAPTERS_FILE)
+        names = tuple(facts["sites"])
+        adapters = Adapters(network, facts["parameters"], rank=facts["rank"], sites=len(names))
+        for key, value in adapters.values.items():
+            if key not in tensors or tensors[key].shape != value.shape:
+                got = list(tensors[key].shape) if key in tensors else "nothing"
+                raise ValueError(
+                    f"{directory / ADAPTERS_FILE}: expected {key} of shape {list(value.shape)}, got {got}; adapt again"
+                )
+            value.data = tensors[key]
+        limits = {name.removeprefix(LIMITS): t for name, t in tensors.items() if name.startswith(LIMITS)}
+        return cls(names, adapters.requires_grad_(False), limits)
