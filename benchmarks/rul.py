@@ -25,7 +25,7 @@ from tocsin.models.rul.evaluate import metrics
 from tocsin.models.rul.samples import Samples
 from tocsin.models.rul.scaling import Scaling
 from tocsin.models.rul.split import deal
-from tocsin.models.rul.train import RECIPES, Recipe, _predict, epochs, shown
+from tocsin.models.rul.train import RECIPES, Recipe, epochs, predict, shown
 from tocsin.models.training import begin
 
 BEYOND, SHORT, FOLDS = 150, 29, 5
@@ -67,7 +67,7 @@ def crossed(
     for inside in folds:
         training = rows[~inside & whole] if only_whole else rows[~inside]
         network = [each for each, _ in epochs(samples, training, config, recipe)][-1]
-        shares[inside] = _predict(network, samples, rows[inside])
+        shares[inside] = predict(network, samples, rows[inside])
     rul, near = (shares[:, 0] * config.cap).clamp(0, config.cap), known.rul <= BEYOND
 
     def figures(chosen: Tensor) -> dict[str, float]:

@@ -18,7 +18,7 @@ from tocsin.operators.lora import Adapters
 SITES_FILE, ADAPTERS_FILE = "adapters.json", "adapters.safetensors"
 SHARE = 0.02
 """Largest size of an adapter, as a share of the network's parameters."""
-LIMITS = "limits."
+OWN = "own."
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Sites:
     Args:
         names: of the sites, in the order of the adapters.
         adapters: one a site.
-        limits: what the sites' training readings were like, by name: `[S, ...]` each; the model says what they mean.
+        own: what else is a site's own, such as the range of its readings, by name: `[S, ...]` each; the model says what it means.
     """
 
     names: tuple[str, ...]
     adapters: Adapters
-    limits: Mapping[str, Tensor] = field(default_factory=dict)
+    own: Mapping[str, Tensor] = field(default_factory=dict)
 
     def number(self, site: str) -> int:
         """A site's number.
@@ -46,20 +46,20 @@ class Sites:
             raise ValueError(f"site {site}: expected one of {known}, got another; adapt the model to it first")
         return self.names.index(site)
 
-    def limits_of(self, site: Tensor, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The limits of each row's site `[B]`, `[B, ...]` each; those of the base where a row has none."""
+    def own_of(self, site: Tensor, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is each row's site's own `[B, ...]`, by name; what is shared where a row has no site."""
         found = {}
-        for name, limit in base.items():
-            own = self.limits[name].to(limit.device)[site.clamp_min(0)]
-            found[name] = torch.where((site < 0).reshape(-1, *[1] * limit.dim()), limit, own)
+        for name, value in shared.items():
+            own = self.own[name].to(value.device)[site.clamp_min(0)]
+            found[name] = torch.where((site < 0).reshape(-1, *[1] * value.dim()), value, own)
         return found
 
-    def joined(self, site: str, one: Adapters, limits: Mapping[str, Tensor]) -> Sites:
+    def joined(self, site: str, one: Adapters, own: Mapping[str, Tensor]) -> Sites:
         """The same with one more site, or with another adapter of a site.
 
         Args:
             one: the site's adapter, the only one.
-            limits: of the site, without the dimension of sites.
+            own: of the site, without the dimension of sites.
         """
         names = self.names if site in self.names else (*self.names, site)
         adapters = Adapters(one.unadapted(), one.names, rank=one.rank, sites=len(names))
@@ -72,18 +72,18 @@ class Sites:
         with torch.no_grad():
             for key, value in adapters.values.items():
                 value.copy_(placed(self.adapters.values[key], one.values[key][0]))
-        return Sites(names, adapters, {name: placed(self.limits[name], limit) for name, limit in limits.items()})
+        return Sites(names, adapters, {name: placed(self.own[name], value) for name, value in own.items()})
 
     @classmethod
-    def first(cls, site: str, one: Adapters, limits: Mapping[str, Tensor]) -> Self:
+    def first(cls, site: str, one: Adapters, own: Mapping[str, Tensor]) -> Self:
         """The adapter of a model's first site; see `joined`."""
-        return cls((site,), one, {name: limit.unsqueeze(0) for name, limit in limits.items()})
+        return cls((site,), one, {name: value.unsqueeze(0) for name, value in own.items()})
 
     def save(self, directory: Path) -> None:
         """Write `adapters.json` and `adapters.safetensors` into `directory`."""
         facts = {"sites": self.names, "parameters": self.adapters.names, "rank": self.adapters.rank}
         tensors = {key: value.detach().cpu().contiguous() for key, value in self.adapters.values.items()}
-        tensors |= {f"{LIMITS}{name}": value.cpu().contiguous() for name, value in self.limits.items()}
+        tensors |= {f"{OWN}{name}": value.cpu().contiguous() for name, value in self.own.items()}
         content = (json.dumps(facts, indent=2) + "\n").encode()
         files.write({directory / ADAPTERS_FILE: save(tensors), directory / SITES_FILE: content})
 
@@ -112,5 +112,5 @@ class Sites:
                     f"{directory / ADAPTERS_FILE}: expected {key} of shape {list(value.shape)}, got {got}; adapt again"
                 )
             value.data = tensors[key]
-        limits = {name.removeprefix(LIMITS): t for name, t in tensors.items() if name.startswith(LIMITS)}
-        return cls(names, adapters.requires_grad_(False), limits)
+        own = {name.removeprefix(OWN): t for name, t in tensors.items() if name.startswith(OWN)}
+        return cls(names, adapters.requires_grad_(False), own)

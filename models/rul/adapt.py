@@ -12,18 +12,19 @@ from torch import Tensor, nn
 
 from tocsin.models.adapters import SHARE, Sites
 from tocsin.models.gate import Candidate
+from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.data import Lives
-from tocsin.models.rul.evaluate import judged
+from tocsin.models.rul.evaluate import ERRORS, judged
+from tocsin.models.rul.interval import Interval
 from tocsin.models.rul.model import RulModel, load
 from tocsin.models.rul.network import Inputs
 from tocsin.models.rul.samples import Samples
-from tocsin.models.rul.train import Recipe, epochs, shown
+from tocsin.models.rul.train import Recipe, epochs, predict, shown
 from tocsin.models.training import begin
 from tocsin.operators.lora import Adapters, adaptable
 
 RECIPE = Recipe(epochs=10, learning_rate=5e-3)
 FOLDS = 10
-"""Runs that are judged by an adapter of the other ones, at most."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Adapted:
     """A model with a site's adapter.
 
     Args:
-        figures: of the site's runs, each judged by an adapter of the others: `rmse`, `coverage` and so on, see `evaluate.judged`;
-            `rmse_shared` without an adapter. With a single run only `rmse_shared`.
+        figures: errors over the site's runs, each judged by an adapter of the others, see `evaluate.judged`; `rmse_shared`: of the
+            network alone. With a single run only `rmse_shared`.
         curve: the loss of each epoch.
     """
 
@@ -71,28 +72,36 @@ def adapt(
     *,
     recipe: Recipe = RECIPE,
     seed: int = 0,
+    folds: int = FOLDS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Adapted:
     """Fit a site's adapter; the network and the other sites' adapters stay as they are.
 
+    The interval is calibrated on the runs, each judged by an adapter of the others. After a single run it is all of `[0, cap]`.
+
     Args:
         known: the site's runs, with their RUL.
+        folds: runs that are judged by an adapter of the other ones, at most.
         progress: called with the number of adapters that are fitted and with their total.
     """
-    everyone = torch.arange(len(known.keys))
-    folds = everyone[:FOLDS] if len(everyone) > 1 else everyone[:0]
-    shared, own = dict[str, list[Tensor]](), dict[str, list[Tensor]]()
-    for number in folds.tolist():
-        one, others = known.of(everyone[number : number + 1]), known.of(everyone[everyone != number])
-        _predict(model, one, shared)
-        _predict(_with_site(model, site, others, recipe, seed)[0].at(site), one, own)
-        progress(number + 1, len(folds) + 1)
-    adapted, curve = _with_site(model, site, known, recipe, seed)
-    progress(len(folds) + 1, len(folds) + 1)
-    figures = _figures(own, model.config.cap)
-    if not len(folds):
-        _predict(model, known, shared)
-    return Adapted(adapted, {**figures, "rmse_shared": _figures(shared, model.config.cap)["rmse"]}, curve)
+    config, everyone = model.config, torch.arange(len(known.keys))
+    apart = everyone[:folds] if len(everyone) > 1 else everyone[:0]
+    shares, judging = [torch.empty(0, 3)], known.of(apart)
+    for number in apart.tolist():
+        network, _ = _fitted(model, known.of(everyone[everyone != number]), recipe, seed)
+        shares.append(predict(network, Samples(known.of(everyone[number : number + 1]), config, model.scaling)))
+        progress(number + 1, len(apart) + 1)
+    network, curve = _fitted(model, known, recipe, seed)
+    progress(len(apart) + 1, len(apart) + 1)
+    given = torch.cat(shares)
+    interval = Interval.fit(given, judging.rul, life=judging.engine, cap=config.cap, coverage=config.coverage)
+    own = {**model.scaling.limits_with(known), "low": interval.low, "high": interval.high}
+    adapters = network.adapters.requires_grad_(False)
+    sites = model.sites.joined(site, adapters, own) if model.sites else Sites.first(site, adapters, own)
+    before = _errors(model.predict(judging if len(apart) else known)["rul"], judging if len(apart) else known, config)
+    figures = _errors(interval.ends(given)[0], judging, config) if len(apart) else {}
+    adapted = RulModel(config, model.parts.cpu(), torch.device("cpu"), sites)
+    return Adapted(adapted, {**figures, "rmse_shared": before["rmse"]}, curve)
 
 
 def candidate(folder: Path, site: str, known: Lives, rmse: float) -> Candidate:
@@ -119,25 +128,16 @@ def candidate(folder: Path, site: str, known: Lives, rmse: float) -> Candidate:
     )
 
 
-def _with_site(model: RulModel, site: str, known: Lives, recipe: Recipe, seed: int) -> tuple[RulModel, list[float]]:
-    """The model with one more site, or a new adapter of a site; and the loss of each epoch."""
+def _fitted(model: RulModel, known: Lives, recipe: Recipe, seed: int) -> tuple[OneSite, list[float]]:
+    """The network with an adapter of some runs, and the loss of each epoch."""
     begin(seed, threads=1)
-    parts = model.parts.cpu()
-    network, samples = OneSite(parts.network), Samples(shown(known), model.config, model.scaling)
-    curve = [loss for _, loss in epochs(samples, torch.arange(len(samples)), model.config, recipe, network)]
-    adapters, limits = network.adapters.requires_grad_(False), model.scaling.limits_with(known)
-    sites = model.sites.joined(site, adapters, limits) if model.sites else Sites.first(site, adapters, limits)
-    return RulModel(model.config, parts, torch.device("cpu"), sites), curve
+    network, samples = OneSite(model.parts.cpu().network), Samples(shown(known), model.config, model.scaling)
+    rows = torch.arange(len(samples))
+    curve = [loss for _, loss in epochs(samples, rows, model.config, recipe, network)]
+    return network, curve
 
 
-def _predict(model: RulModel, known: Lives, found: dict[str, list[Tensor]]) -> None:
-    """Add a model's predictions of some lives, and the truth."""
-    for name, values in {**model.predict(known), "target": known.rul}.items():
-        found.setdefault(name, []).append(values)
-
-
-def _figures(found: dict[str, list[Tensor]], cap: float) -> dict[str, float]:
-    if not found:
-        return {}
-    rul, low, high, target = (torch.cat(found[name]) for name in ("rul", "rul_low", "rul_high", "target"))
-    return judged(rul, low, high, target, cap)
+def _errors(rul: Tensor, known: Lives, config: RulConfig) -> dict[str, float]:
+    """The errors of predictions in validation, without figures of the interval, which the same runs have calibrated."""
+    figures = judged(rul, rul, rul, known.rul, config.cap)
+    return {name: figures[name] for name in ERRORS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Self
 
 import torch
@@ -61,11 +62,19 @@ class Interval(nn.Module):
             interval.high[number] = max(_quantile((target - high)[part], 1 - tail) for part in parts)
         return interval
 
-    def ends(self, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """RUL, lower and upper end, each `[N]` in `[0, cap]`, of a network's prediction `[N, 3]`. The RUL lies between the ends."""
+    def ends(self, shares: Tensor, offsets: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """RUL, lower and upper end, each `[N]` in `[0, cap]`, of a network's prediction `[N, 3]`. The RUL lies between the ends.
+
+        Args:
+            offsets: `low` and `high`, `[N, BANDS]`, of each row; None: the interval's own.
+        """
         rul = shares[:, 0] * self.cap
         at = band(rul, self.cap)
-        low, high = rul - shares[:, 1] * self.cap + self.low[at], rul + shares[:, 2] * self.cap + self.high[at]
+        if offsets is None:
+            below, above = self.low[at], self.high[at]
+        else:
+            below, above = (offsets[name].gather(1, at[:, None])[:, 0] for name in ("low", "high"))
+        low, high = rul - shares[:, 1] * self.cap + below, rul + shares[:, 2] * self.cap + above
         rul = rul.clamp(0, self.cap)
         return rul, low.clamp(min=0).minimum(rul), high.clamp(max=self.cap).maximum(rul)
 

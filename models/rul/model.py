@@ -90,8 +90,8 @@ class RulModel:
             else:
                 inputs, latest = windowed(given["window"], age, self.config, scaling), given["window"][:, -1]
             site = given.get("site")
-            limits = self.sites.limits_of(site, scaling.limits) if self.sites and site is not None else None
-            judged = self._judge(inputs, scaling.is_known(latest, age, limits), site)
+            own = self.sites.own_of(site, self._shared) if self.sites and site is not None else None
+            judged = self._judge(inputs, scaling.is_known(latest, age, own), site, own)
             return {name: value.to(source) for name, value in judged.items()}
 
     def predict(self, known: Lives, *, batch: int = 1024) -> dict[str, Tensor]:
@@ -122,6 +122,11 @@ class RulModel:
         columns = [pl.Series(name, value.numpy()) for name, value in found.items()]
         return table.sort(self.config.key, self.config.order).with_columns(columns)
 
+    @property
+    def _shared(self) -> dict[str, Tensor]:
+        """What a site has of its own beside its adapter, for rows without one."""
+        return {**self.parts.scaling.limits, "low": self.parts.interval.low, "high": self.parts.interval.high}
+
     def at(self, site: str) -> RulModel:
         """The model of one site: its adapter is merged into the weights.
 
@@ -134,8 +139,8 @@ class RulModel:
             )
         number, parts = self.sites.number(site), copy.deepcopy(self.parts).cpu()
         parts.network.load_state_dict(self.sites.adapters.merged(number), strict=False)
-        for name, limit in self.sites.limits.items():
-            setattr(parts.scaling, name, limit[number])
+        for name, value in self.sites.own.items():
+            setattr(parts.interval if name in ("low", "high") else parts.scaling, name, value[number])
         return RulModel(self.config, parts, self.device)
 
     def save(self, directory: Path) -> None:
@@ -151,7 +156,9 @@ class RulModel:
         """Number of trained parameters of the network, without the explanations'."""
         return sum(p.numel() for p in self.parts.network.parameters())
 
-    def _judge(self, inputs: Inputs, in_domain: Tensor, site: Tensor | None = None) -> dict[str, Tensor]:
+    def _judge(
+        self, inputs: Inputs, in_domain: Tensor, site: Tensor | None = None, own: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         cap, parts, network = self.config.cap, self.parts, self.parts.network
         more = dict[str, Tensor]()
         if not len(inputs.age):  # LSTM kernels refuse an empty batch
@@ -169,7 +176,7 @@ class RulModel:
                 else:
                     shares = network(inputs)
                 shares, maps = shares.float(), parts.explainer(inputs).float()
-        rul, low, high = parts.interval.ends(shares)
+        rul, low, high = parts.interval.ends(shares, own)
         in_domain = in_domain.to(rul.device)
         return {
             "rul": rul,

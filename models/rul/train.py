@@ -249,7 +249,7 @@ def fit(
     rows = torch.arange(len(samples))
     for network, loss in epochs(samples, rows, config, recipe):
         parts.network, done = network, done + 1
-        found = _predict(network, unseen)[:, 0].clamp(0, 1) * config.cap
+        found = predict(network, unseen)[:, 0].clamp(0, 1) * config.cap
         rmse = metrics(found, validation.rul.clamp(max=config.cap), cap=config.cap)["rmse"]
         curve.append(Epoch(len(curve), loss, rmse))
         if progress:
@@ -267,18 +267,18 @@ def fit(
                 if progress:
                     progress(done, total, curve[-1].rmse)
                 if done % recipe.epochs == 0:
-                    shares[inside] = _predict(fold, seen, rows[inside])
+                    shares[inside] = predict(fold, seen, rows[inside])
             mine = inside[whole]
             others = training.of(training.engine[~mine].unique())
             plain[mine] = trivial(others, training.age[mine], cap=config.cap)
         shares, judging = shares[whole], training
     else:
-        shares, judging = _predict(parts.network, unseen), validation
+        shares, judging = predict(parts.network, unseen), validation
     parts.interval = Interval.fit(shares, judging.rul, life=judging.engine, cap=config.cap, coverage=config.coverage)
     if folds:
         figures |= _figures("folds", shares, plain, parts.interval, training, config)
     if len(held):
-        plain, shares = trivial(training, validation.age, cap=config.cap), _predict(parts.network, unseen)
+        plain, shares = trivial(training, validation.age, cap=config.cap), predict(parts.network, unseen)
         figures |= _figures("validation", shares, plain, parts.interval, validation, config)
     explained = samples.at(torch.randperm(len(samples))[:EXPLAINED])
     parts.network.requires_grad_(False)
@@ -347,7 +347,7 @@ def epochs(
         yield network.eval(), sum(losses) / len(losses)
 
 
-def _predict(network: nn.Module, samples: Samples, rows: Tensor | None = None) -> Tensor:
+def predict(network: nn.Module, samples: Samples, rows: Tensor | None = None) -> Tensor:
     """A network's output for some rows, `[rows, 3]`; all rows if None."""
     rows = torch.arange(len(samples)) if rows is None else rows
     with torch.inference_mode():

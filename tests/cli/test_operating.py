@@ -169,6 +169,7 @@ def test_a_watch_goes_on_with_the_next_run_and_its_other_ray(plant: Plant) -> No
     assert watching.communicate()[1].strip() and watching.returncode == 0
 
 
+@pytest.mark.slow  # over a minute; tests/crash/test_reset.py has the resets themselves
 def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant) -> None:
     before, alerts = plant.rows(), Counter(event["id"] for event in plant.json("alerts", "presses"))
     plant.halt()

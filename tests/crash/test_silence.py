@@ -93,6 +93,7 @@ class Building:
             self._minute += 1
 
 
+@pytest.mark.slow  # nearly a minute; tests/crash/test_rooms.py kills the same pipeline
 def test_a_silence_rings_once_wherever_the_process_is_killed_and_nobody_waits_for_it(make_job: MakeJob) -> None:
     job = make_job(
         factory="tocsin.pipelines.occupancy:pipeline",
