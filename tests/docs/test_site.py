@@ -32,6 +32,7 @@ FOLLOWED = {
     "operations.md",
     "upkeep.md",
     "rul.md",
+    "sites.md",
     "own-machines.md",
     "evaluate.md",
     "occupancy.md",
