@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from tocsin.models.irradiance import features, watch
 from tocsin.models.irradiance.data import COLUMNS, MEASURED, PLACE
 from tocsin.models.irradiance.domain import Irradiance
-from tocsin.models.irradiance.features import HOUR_MS, RAW, STEPS
+from tocsin.models.irradiance.features import RAW, STEPS
 from tocsin.models.irradiance.model import load
 from tocsin.models.irradiance.readings import Moments
 from tocsin.pipelines.runtime import (
@@ -44,8 +42,9 @@ READING = pa.schema(
         *(pa.field(name, pa.float64()) for name in COLUMNS[2:]),
     ]
 )
-"""A reading: `ghi`, `dni`, `dhi` in W/m2, the air's temperatures in degrees Celsius, `humidity` in %. `averaged`: minutes over which it is
-the mean, ending at `time`; null or 0: an instant. Place in degrees, north and east positive, and m; null: as in the options."""
+"""A reading: `ghi`, `dni`, `dhi` in W/m2, the air's temperatures in degrees Celsius, `humidity` in %. `averaged`: minutes over
+which it is the mean, ending at `time`; null or 0: an instant. Place in degrees, north and east positive, and m; null: as in the
+options."""
 WATTS, DEGREES = {"unit": "W/m2"}, {"unit": "degrees"}
 FORECAST = ("forecast", "forecast_low", "forecast_high", "persistence", "clear_ahead")
 RESULTS = pa.schema(
@@ -66,7 +65,7 @@ RESULTS = pa.schema(
     ]
 )
 FORGIVEN, MOST_ODD = 0.8, 2.0
-"""Impossible readings count until `FORGIVEN` of them is left each day; above `MOST_ODD` a site's readings are not those of its place."""
+"""Each day `FORGIVEN` of a site's impossible readings still count; if more than `MOST_ODD` do, they are not of its place."""
 BOUNDS = {"latitude": (-90, 90), "longitude": (-180, 360), "elevation": (-500, 9000)}
 
 
@@ -263,7 +262,7 @@ class Sun(Stage):
 
 
 class Known(Stage):
-    """Adds `in_domain`: the readings can be those of the site, and some of the last day are known; else the interval is everything."""
+    """Adds `in_domain`: the readings can be the site's, and some of the last day are known. Else the interval is everything."""
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         known = pc.and_(rows.table.column("usual"), pc.is_valid(rows.table.column("forecast")))

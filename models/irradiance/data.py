@@ -2,10 +2,12 @@
 
 All files become one table, `COLUMNS`, sorted by site and time. Units: W/m2, degrees, degrees Celsius, %, m.
 
-- NSRDB (any year, interval and region; also its typical years): two lines about the site, then the columns `Year` to `Minute`. Values
-  hold for the instant. The clock is the header's `Time Zone`.
-- TMY3: one line about the site, then `Date (MM/DD/YYYY)` and `Time (HH:MM)`, which goes to 24:00. Values are means of the hour before.
-- Plain tables: `time`, a GHI, and what else is there; names may be written in several ways, see `NAMES`. A time without a zone is UTC.
+- NSRDB (any year, interval and region; also its typical years): two lines about the site, then the columns `Year` to `Minute`.
+  Values hold for the instant. The clock is the header's `Time Zone`.
+- TMY3: one line about the site, then `Date (MM/DD/YYYY)` and `Time (HH:MM)`, which goes to 24:00. Values are means of the hour
+  before.
+- Plain tables: `time`, a GHI, and what else is there; names may be written in several ways, see `NAMES`. A time without a zone is
+  UTC.
 
 A typical year joins months of several years. They are put into one, `TYPICAL`, so that time goes forward.
 """
@@ -132,8 +134,8 @@ def _plain(file: Path, *, decimal_comma: bool) -> pl.DataFrame:
     found = {ours: known[name] for ours, others in NAMES.items() for name in (ours, *others) if name in known}
     if lacking := [name for name in ("time", "ghi") if name not in found]:
         raise ValueError(
-            f"{file}: expected a file of NSRDB or TMY3, or a table with columns named time and ghi, got no {' and no '.join(lacking)}"
-            f" among {', '.join(sheet.cells.columns[:12])}"
+            f"{file}: expected a file of NSRDB or TMY3, or a table with columns named time and ghi, got no "
+            f"{' and no '.join(lacking)} among {', '.join(sheet.cells.columns[:12])}"
         )
     texts = sheet.texts(found["time"])
     time = texts.str.to_datetime(time_unit="ms", time_zone="UTC", strict=False)

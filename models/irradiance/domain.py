@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -129,12 +129,12 @@ class Irradiance(Domain):
             by_day, target = part["by_day"].to_numpy(), numbers(part, "target")
             found = errors(numbers(part, "forecast"), target, by_day)
             smart = errors(numbers(part, SMART), target, by_day)["rmse"]
-            ends = (numbers(part, name)[by_day] for name in ("forecast_low", "forecast_high"))
+            low, high = (numbers(part, name)[by_day] for name in ("forecast_low", "forecast_high"))
             ramps = detections(numbers(part, "ramp") >= config.ramp, part["ramps"].to_numpy())
             return {
                 **found,
                 "skill": skill(found["rmse"], smart),
-                **interval(*ends, target[by_day]),
+                **interval(low, high, target[by_day]),
                 **{f"ramp_{name}": value for name, value in ramps.items()},
             }
 
@@ -151,7 +151,7 @@ class Irradiance(Domain):
             counted={"sites": len(parts), "hours": judged.height, "hours by day": int(by_day.sum())},
             left_out={
                 "readings that the pipeline refused or repeated": readings.height - table.height,
-                "readings without a complete day before and hour after": table.height - judged.height,
+                "readings without a day before and a complete hour after": table.height - judged.height,
             },
             in_domain=in_domain,
             lines=[

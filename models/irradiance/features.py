@@ -24,9 +24,9 @@ MOST = 1.5
 """Largest clearness: clouds beside the sun reflect, and the cloudless sky is known to some percent."""
 AIR = ("dni", "dhi", "temperature", "humidity", "dew_point")
 RAW = ("ghi", "clear", "ahead", "clearness", "swing", "height", "hour", "day", *AIR)
-"""Columns of a window. `ghi`, `clear`: measured and cloudless irradiance, means over an hour; `ahead`: the cloudless one an hour later;
-`swing`: standard deviation of three hours' clearness; `height`: sine of the sun's elevation; `hour`: solar time, 0 to 24; `day`: of the
-year, 0 to 1. The rest is the hour's last reading. W/m2, degrees Celsius, %; NaN if unknown."""
+"""Columns of a window. `ghi`, `clear`: measured and cloudless irradiance, means over an hour; `ahead`: the cloudless one an hour
+later; `swing`: standard deviation of three hours' clearness; `height`: sine of the sun's elevation; `hour`: solar time, 0 to 24;
+`day`: of the year, 0 to 1. The rest is the hour's last reading. W/m2, degrees Celsius, %; NaN if unknown."""
 _SUMS = ("known", "ghi", "clear", "count", "ahead", "height")
 
 

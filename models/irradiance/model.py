@@ -14,6 +14,9 @@ from tocsin.models.irradiance.interval import Interval
 from tocsin.models.irradiance.network import IrradianceNetwork
 from tocsin.models.trained import moved, placed, restore, store
 
+OUTPUTS = ("forecast", "forecast_low", "forecast_high", "ramp", "persistence", "clear_ahead")
+"""The mean irradiance of the next hour and the ends of its interval, whether it is a ramp, what smart persistence forecasts, and
+what a cloudless sky would give."""
 SITES = Path(__file__).parent / "weights" / "sites"
 
 
@@ -44,8 +47,7 @@ class IrradianceModel:
             window: `[B, T, len(RAW)] float32`, see `tocsin.models.irradiance.features`; B may be 0.
 
         Returns:
-            `forecast`, `forecast_low`, `forecast_high`, `persistence`, `clear_ahead` in W/m2, and `ramp`, a probability; `[B] float32`,
-            on the windows' device. NaN without any known hour.
+            Each of `OUTPUTS`, `[B] float32`, on the windows' device: W/m2, and of `ramp` a probability. NaN without any known hour.
 
         Raises:
             ValueError: if the shape is another.
@@ -58,10 +60,7 @@ class IrradianceModel:
         known = (~column(window, "ghi").isnan()).any(dim=1)
         if not len(window):  # LSTM kernels refuse an empty batch
             empty = window.new_zeros(0)
-            return {
-                name: empty
-                for name in ("forecast", "forecast_low", "forecast_high", "persistence", "clear_ahead", "ramp")
-            }
+            return dict.fromkeys(OUTPUTS, empty)
         with torch.inference_mode():
             given = moved(window, self.device)
             out, unit = self.parts.network(given), self.parts.network.unit(given)

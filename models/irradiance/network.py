@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tocsin.models.irradiance.inputs import BRIGHT, GUIDED, NIGHT, PLAIN, column, inputs
 
 KINDS = ("physics", "attention", "plain")
-"""`physics`: convolution and BiLSTM over the guided inputs; `attention`: the same with self-attention; `plain`: without the physics."""
+"""`physics`: convolution and BiLSTM over the guided inputs; `attention`: the same with self-attention; `plain`: no physics."""
 OUTPUTS = 4
 
 
@@ -29,9 +29,9 @@ class NetworkSize:
 class IrradianceNetwork(nn.Module):
     """A window of hours to the next hour's irradiance, the ends of an interval around it, and the logit of a ramp.
 
-    Source: systems.md, 15 (physics-guided CNN-BiLSTM). From there: the layers and their order, the night mask, and the two networks it
-    is compared with. This project's: the guided network predicts how the clearness changes, so that untrained it is smart persistence;
-    the interval and the ramp; missing readings; narrower layers, since a site has 4,000 hours of daylight a year.
+    Source: arXiv 2604.13455 (physics-guided CNN-BiLSTM). From there: the layers and their order, the night mask, and the two
+    networks that it is compared with. This project's: the guided network predicts how the clearness changes, so that untrained it
+    is smart persistence; the interval and the ramp; missing readings; narrower layers, since a site has 4,000 hours of day.
 
     Args:
         kind: of `KINDS`.

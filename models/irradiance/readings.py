@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tocsin.models.irradiance import sun
-from tocsin.models.irradiance.features import AIR, HOUR_MS
+from tocsin.models.irradiance.features import HOUR_MS
 from tocsin.models.irradiance.sun import DAY_MS
 
 Array = NDArray[np.float64]
@@ -90,8 +90,11 @@ class Moments:
 
     @property
     def impossible(self) -> NDArray[np.bool_]:
-        """Whether a reading cannot be: light at night, darkness by day, or more than the sun gives (1.5 times the irradiance outside
-        the atmosphere and 100 W/m2, after Long and Dutton, BSRN, 2002). Then clock, place or unit are wrong."""
+        """Whether a reading cannot be: light at night, darkness by day, or more than the sun gives.
+
+        Then clock, place or unit are wrong. The sun gives at most 1.5 times the irradiance outside the atmosphere and 100 W/m2 (after
+        Long and Dutton, BSRN, 2002).
+        """
         ghi = self.measured["ghi"]
         at_night = (self.now.highest < DARK) & (ghi > LIT)
         by_day = (self.now.ghi > BY_DAY) & (ghi < BLACK * self.now.ghi)

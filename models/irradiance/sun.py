@@ -1,12 +1,12 @@
 """Where the sun stands, and the irradiance of a cloudless sky, from a site's latitude, longitude, elevation and time.
 
-The position follows the Astronomical Almanac's approximate formulas as in Michalsky, Solar Energy 40, 1988 (0.01 degrees from 1950 to
-2050), the air mass Kasten and Young, Applied Optics 28, 1989, the cloudless irradiance Bird and Hulstrom, SERI/TR-642-761, 1981, with
-the water in the air from its humidity (Gueymard, Solar Energy 53, 1994), or a usual amount where the humidity is not known.
+The position follows the Astronomical Almanac's approximate formulas as in Michalsky, Solar Energy 40, 1988 (0.01 degrees from 1950
+to 2050), the air mass Kasten and Young, Applied Optics 28, 1989, the cloudless irradiance Bird and Hulstrom, SERI/TR-642-761, 1981,
+with the water in the air from its humidity (Gueymard, Solar Energy 53, 1994), or a usual amount where the humidity is not known.
 
-The features of the source (systems.md, 15: Cooper's declination, a factor of 0.7 and the clock's hour as the hour angle) were computed
-for 14.70 N 33.19 E, while its data are from 15.57 N 32.47 E. Here the point is always the site's own, and the sun's time its own, too:
-no time zone is involved.
+The features of the source (arXiv 2604.13455: Cooper's declination, a factor of 0.7, the clock's hour as the hour angle) were
+computed for 14.70 N 33.19 E, while its data are from 15.57 N 32.47 E. Here the point is always the site's own, and so is the sun's
+time: no time zone is involved.
 """
 
 from __future__ import annotations

@@ -249,6 +249,6 @@ def candidate(outcome: Outcome, folder: Path) -> Candidate:
         measure="validation RMSE",
         lower=True,
         score=outcome.figures["validation_rmse"],
-        outputs=lambda: [values for values in judge(load(folder, "cpu"), held.keep(held.by_day)).values()],
+        outputs=lambda: list(judge(load(folder, "cpu"), held.keep(held.by_day)).values()),
         against=lambda other: (rmse(outcome.model), rmse(load(other, "cpu"))),
     )

@@ -1,12 +1,12 @@
 """Soiling and shading of a sensor, from its clearness at the same sun, day after day.
 
-The sky is divided into cells of azimuth and elevation. At the end of a solar day the clearness in the cells that the sun passed tells
-whether the day was clear: then most of them agree. From the clear days:
+The sky is divided into cells of azimuth and elevation. At the end of a solar day the clearness in the cells that the sun passed
+tells whether the day was clear: then most of them agree. From the clear days:
 
-- *soiling*: how far the clear level is below the site's own usual one. The usual level follows slowly, so the error of the cloudless
-  sky, which changes with the season, counts little; a washed sensor raises it at once.
-- *shading*: how far a cell is below the clear level of its day. A cell is only as dark as the brightest of its last visits: clouds are
-  not at the same place on every clear day, but a mast is.
+- *soiling*: how far the clear level is below the site's own usual one. The usual level follows slowly, so the error of the
+  cloudless sky, which changes with the season, counts little; a washed sensor raises it at once.
+- *shading*: how far a cell is below the clear level of its day. A cell is only as dark as the brightest of its last visits: clouds
+  are not at the same place on every clear day, but a mast is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Simulated weather sites anywhere on earth: regimes of clouds, fronts that announce themselves, dirt and obstacles with known truth."""
+"""Simulated weather sites anywhere on earth: cloud regimes, fronts that announce themselves, dirt and obstacles, all known."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tocsin.models.irradiance.data import COLUMNS
 Array = NDArray[np.float64]
 
 STEP_MS, DAY_MS = 600_000, 86_400_000
+BLOCK = 256  # steps of noise that are made at once
 """The simulation's step is ten minutes."""
 START_MS = 1_546_300_800_000
 """1 January 2019."""
@@ -146,8 +147,8 @@ def simulate(site: Site, *, days: int, seed: int, minutes: int = 60, averaged: b
     every = minutes * 60_000
     last = pl.col("time") % every == 0
     if averaged:
-        table = table.with_columns(step=-(-pl.col("time") // every)).group_by("step", maintain_order=True)
-        table = table.agg(pl.col("ghi", "dni", "dhi").mean(), pl.col("time", *air).last())
+        grouped = table.group_by((-(-pl.col("time") // every)).alias("step"), maintain_order=True)
+        table = grouped.agg(pl.col("ghi", "dni", "dhi").mean(), pl.col("time", *air).last())
     table = table.filter(last).with_columns(pl.col("ghi", "dni", "dhi").round(1), pl.col(*air).round(2))
     constants: dict[str, Any] = {name: getattr(site, name) for name in ("latitude", "longitude", "elevation")}
     constants |= {"site": site.name, "averaged": float(minutes if averaged else 0)}
@@ -189,9 +190,13 @@ def _air(site: Site, time: Array, clouds: Array, coming: Array, draw: np.random.
 
 def _wander(count: int, constant: float, draw: np.random.Generator) -> Array:
     """Noise with a standard deviation of 1 that is remembered over `constant` steps."""
-    from scipy.signal import lfilter
-
     keep = np.exp(-1 / constant)
-    noise = draw.standard_normal(count) * np.sqrt(1 - keep**2)
-    noise[0] = draw.standard_normal()
-    return np.asarray(lfilter([1.0], [1.0, -keep], noise))
+    noise = draw.standard_normal(-(-count // BLOCK) * BLOCK) * np.sqrt(1 - keep**2)
+    noise[0] /= np.sqrt(1 - keep**2)
+    age = np.arange(BLOCK)[:, None] - np.arange(BLOCK)
+    within = noise.reshape(-1, BLOCK) @ np.where(age >= 0, keep ** np.maximum(age, 0), 0).T
+    fading, before = keep ** np.arange(1, BLOCK + 1), 0.0
+    for block in within:
+        block += before * fading
+        before = block[-1]
+    return np.asarray(within.ravel()[:count])
