@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import math
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def _plain(file: Path, *, decimal_comma: bool) -> pl.DataFrame:
             f"{' and no '.join(lacking)} among {', '.join(sheet.cells.columns[:12])}"
         )
     texts = sheet.texts(found["time"])
-    time = texts.str.to_datetime(time_unit="ms", time_zone="UTC", strict=False)
+    time = pl.Series([*map(_moment, texts)], dtype=pl.Int64)
     sheet.refuse(time.is_null(), found["time"], "a time such as 2024-06-01T12:00:00Z")
     columns = {
         name: sheet.numbers(found[name], empty=True)
@@ -147,27 +148,18 @@ def _plain(file: Path, *, decimal_comma: bool) -> pl.DataFrame:
         for name in COLUMNS[2:]
     }
     site = sheet.texts(found["site"]) if "site" in found else pl.Series([file.stem] * len(texts), dtype=pl.String)
-    return _cleaned(pl.DataFrame({"site": site, "time": time.dt.epoch("ms"), **columns}))
+    return _cleaned(pl.DataFrame({"site": site, "time": time, **columns}))
 
 
 def _body(file: Path, names: list[str], skipped: int) -> pl.DataFrame:
-    """The rows below the header, as text."""
-    wide = [name or f"_{index}" for index, name in enumerate(names)]
-    if len(set(wide)) < len(wide):
-        wide = [name if wide.index(name) == index else f"_{index}" for index, name in enumerate(wide)]
-    try:
-        table = pl.read_csv(
-            file,
-            has_header=False,
-            skip_lines=skipped,
-            schema=dict.fromkeys(wide, pl.String()),
-            truncate_ragged_lines=True,
-            encoding="utf8-lossy",
-        )
-    except pl.exceptions.PolarsError as reason:
-        raise ValueError(f"{file}: expected rows below the header, got {str(reason).splitlines()[0]}") from None
-    table = table.select(pl.all().str.strip_chars().replace("", None))
-    return table.filter(pl.col(wide[0]).is_not_null())
+    """The rows below the header, as text; null where a cell is empty or missing. Of columns with one name the first counts."""
+    with file.open(newline="", encoding="utf-8-sig", errors="replace") as opened:
+        rows = [row for row in islice(csv.reader(opened), skipped, None) if row and row[0].strip()]
+    columns: dict[str, list[str | None]] = {}
+    for index, name in enumerate(names):
+        if name and name not in columns:
+            columns[name] = [(row[index].strip() or None) if index < len(row) else None for row in rows]
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String()))
 
 
 def _table(
@@ -199,6 +191,15 @@ def _cleaned(table: pl.DataFrame) -> pl.DataFrame:
     numbers = [*MEASURED]
     valid = [pl.when(pl.col(name) > MISSING, pl.col(name) < 9_000).then(name).alias(name) for name in numbers]
     return table.with_columns(valid).select(COLUMNS)
+
+
+def _moment(text: str) -> int | None:
+    """A time as people write it, in ms since 1970 UTC; None if it is none."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _is_typical(year: pl.Series, month: pl.Series) -> bool:

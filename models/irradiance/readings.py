@@ -92,8 +92,8 @@ class Moments:
     def impossible(self) -> NDArray[np.bool_]:
         """Whether a reading cannot be: light at night, darkness by day, or more than the sun gives.
 
-        Then clock, place or unit are wrong. The sun gives at most 1.5 times the irradiance outside the atmosphere and 100 W/m2 (after
-        Long and Dutton, BSRN, 2002).
+        Then clock, place or unit are wrong. The sun gives at most 1.5 times the irradiance outside the atmosphere and 100 W/m2
+        (after Long and Dutton, BSRN, 2002).
         """
         ghi = self.measured["ghi"]
         at_night = (self.now.highest < DARK) & (ghi > LIT)
