@@ -124,7 +124,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key="site",
         event_time="time",
         stages=[
-            Reorder(late=o.late),
+            Reorder(late=o.late, wait=o.late),
             Place(o.sites),
             Sun(),
             Infer(network),

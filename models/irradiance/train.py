@@ -45,7 +45,7 @@ class Recipe:
 
     steps: int = 500
     batch: int = 256
-    learning_rate: float = 3e-3
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.1
     left_out: float = 0.2
     ramp: float = 0.5
@@ -221,11 +221,17 @@ def train(
         unseen.append(Shares.of(fold.parts.network, source))
         folds.append(score(calibrate(fold, [Shares.of(fold.parts.network, inner)]), source))
     for name in FIGURES if folds else ():
-        figures[f"left_out_{name}"] = float(np.nanmean([fold[name] for fold in folds]))
+        figures[f"left_out_{name}"] = _mean([fold[name] for fold in folds])
     model = calibrate(model, unseen)
     found = score(model, held)
     figures |= {f"validation_{name}": found[name] for name in FIGURES}
     return Outcome(model, figures, held)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean of the values that are known."""
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def joined(parts: Sequence[Samples]) -> Samples:

@@ -34,6 +34,7 @@ FOLLOWED = {
     "rul.md",
     "own-machines.md",
     "evaluate.md",
+    "irradiance.md",
     "occupancy.md",
     "surprise.md",
     "touch.md",

@@ -87,7 +87,10 @@ def test_it_agrees_with_nsrdb(data: Path) -> None:
     (file,) = (data / "solar").glob("nsrdb*.csv")
     given = pl.read_csv(file, skip_rows=2, truncate_ragged_lines=True)
     ours = read(file)
-    time, place = ours["time"].to_numpy().astype(float), tuple(ours[n].to_numpy() for n in ("latitude", "longitude", "elevation"))
+    time, place = (
+        ours["time"].to_numpy().astype(float),
+        tuple(ours[n].to_numpy() for n in ("latitude", "longitude", "elevation")),
+    )
     water = sun.water(ours["temperature"].to_numpy(), ours["humidity"].to_numpy(), place[2])
     found = sun.expected(time, np.zeros(len(time)), place, water)
     zenith, clear = given["Solar Zenith Angle"].to_numpy(), given["Clearsky GHI"].to_numpy().astype(float)

@@ -150,7 +150,7 @@ def simulate(site: Site, *, days: int, seed: int, minutes: int = 60, averaged: b
         grouped = table.group_by((-(-pl.col("time") // every)).alias("step"), maintain_order=True)
         table = grouped.agg(pl.col("ghi", "dni", "dhi").mean(), pl.col("time", *air).last())
     table = table.filter(last).with_columns(pl.col("ghi", "dni", "dhi").round(1), pl.col(*air).round(2))
-    constants: dict[str, Any] = {name: getattr(site, name) for name in ("latitude", "longitude", "elevation")}
+    constants: dict[str, Any] = {name: float(getattr(site, name)) for name in ("latitude", "longitude", "elevation")}
     constants |= {"site": site.name, "averaged": float(minutes if averaged else 0)}
     return table.with_columns(pl.lit(value).alias(name) for name, value in constants.items()).select(COLUMNS)
 
