@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,16 +63,16 @@ def networks(data: Path, seeds: int, only: Sequence[str]) -> None:
         _plain(f"{site}, last 15 %", late[site])
     for name in only:
         config, simulations = VARIANTS[name]
-        more = [simulated] if simulations else []
+        more = [simulated.keep(~simulated.held)] if simulations else []
         found: dict[str, list[Mapping[str, float]]] = {}
         for seed in range(seeds):
             for site in own:
                 others = [each for other, each in whole.items() if other != site]
-                model = fit([*others, *more], config, Recipe(), seed=seed)
+                model = fit([*(each.keep(~each.held) for each in others), *more], config, Recipe(), seed=seed)
                 inner = joined([each.keep(each.held) for each in others])
                 model = calibrate(model, [Shares.of(model.parts.network, inner)])
                 found.setdefault(f"{site}, all of it", []).append(score(model, own[site]))
-            early = [_unheld(each.keep(each.time < cuts[site][0])) for site, each in whole.items()]
+            early = [each.keep(each.time < cuts[site][0]) for site, each in whole.items()]
             between = [
                 each.keep((each.time >= cuts[site][0]) & (each.time < cuts[site][1])) for site, each in whole.items()
             ]
@@ -83,11 +82,6 @@ def networks(data: Path, seeds: int, only: Sequence[str]) -> None:
                 found.setdefault(f"{site}, last 15 %", []).append(score(model, late[site]))
         for judge, figures in found.items():
             _row(judge, name, {each: [one[each] for one in figures] for each in SHOWN})
-
-
-def _unheld(samples: Samples) -> Samples:
-    """The samples with times that no block holds out: the period before the cut is all for training."""
-    return replace(samples, time=np.zeros_like(samples.time))
 
 
 def _plain(judge: str, samples: Samples) -> None:

@@ -113,12 +113,14 @@ class Irradiance(Domain):
                 "target": samples.target.double().numpy(),
                 "by_day": samples.by_day,
                 "ramps": samples.ramp.numpy(),
-                **plain,
+                **{f"by {name}": values for name, values in plain.items()},
             }
         )
         table = results.with_columns(pl.col("event_time").dt.epoch("ms").alias("time"))
         table = table.join(truth, on=["site", "time"]).with_columns(pl.col(pl.Float64, pl.Float32).fill_nan(None))
-        judged = table.filter(pl.all_horizontal(pl.col("forecast", "target", *plain).is_not_null()))
+        judged = table.filter(
+            pl.all_horizontal(pl.col("forecast", "target", *(f"by {name}" for name in plain)).is_not_null())
+        )
         if not judged["by_day"].any():
             raise ValueError(f"{data}: expected two days of readings with hours by day at least, got fewer")
 
@@ -128,7 +130,7 @@ class Irradiance(Domain):
         def figures(part: pl.DataFrame) -> dict[str, float]:
             by_day, target = part["by_day"].to_numpy(), numbers(part, "target")
             found = errors(numbers(part, "forecast"), target, by_day)
-            smart = errors(numbers(part, SMART), target, by_day)["rmse"]
+            smart = errors(numbers(part, f"by {SMART}"), target, by_day)["rmse"]
             low, high = (numbers(part, name)[by_day] for name in ("forecast_low", "forecast_high"))
             ramps = detections(numbers(part, "ramp") >= config.ramp, part["ramps"].to_numpy())
             return {
@@ -140,7 +142,7 @@ class Irradiance(Domain):
 
         parts = {str(site): figures(part) for (site,), part in judged.partition_by("site", as_dict=True).items()}
         by_day, target = judged["by_day"].to_numpy(), numbers(judged, "target")
-        scored = {name: errors(numbers(judged, name), target, by_day) for name in plain}
+        scored = {name: errors(numbers(judged, f"by {name}"), target, by_day) for name in plain}
         reference = scored[SMART]["rmse"]
         scored = {name: {**found, "skill": skill(found["rmse"], reference)} for name, found in scored.items()}
         in_domain = float(np.mean(results["in_domain"].fill_null(False).to_numpy()))

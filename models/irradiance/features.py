@@ -59,7 +59,7 @@ def advance(state: Mapping[str, Array], time: Array, given: Mapping[str, Array])
 
 def _advance(state: Mapping[str, Array], time: Array, given: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
     number = np.ceil(time / HOUR_MS)  # an hour's last reading is the one at its end
-    hours, begun, air, carried = _closed(state, number)
+    hours, begun, air = _closed(state, number)
     ghi = np.maximum(given["ghi"], 0)
     known = ~np.isnan(ghi)
     now = [
@@ -81,29 +81,26 @@ def _advance(state: Mapping[str, Array], time: Array, given: Mapping[str, Array]
     ghi_now, clear_now, ahead = np.moveaxis(
         np.nansum(last[:, :, 1:], axis=1) / np.where(count > 0, count, np.nan), -1, 0
     )
-    clearness = _clearness(ghi_now, clear_now, carried)
-    swing = np.std([hours[:, -2, RAW.index("clearness")], hours[:, -1, RAW.index("clearness")], clearness], axis=0)
-    step = np.stack([ghi_now, clear_now, ahead, clearness, swing, given["height"]], axis=-1)
+    clearness = _clearness(ghi_now, clear_now, state["clearness"])
+    step = np.stack([ghi_now, clear_now, ahead, clearness, _swing(hours, clearness), given["height"]], axis=-1)
     step = np.concatenate([step, air], axis=-1)
     window = np.concatenate([hours, step[:, None]], axis=1)
     updated = {"trailing": trailing, "hours": hours, "open": sums, "air": air, "number": number, "clearness": clearness}
     return window, updated
 
 
-def _closed(state: Mapping[str, Array], number: Array) -> tuple[Array, Array, Array, Array]:
-    """The hours before hour `number`, the open hour's sums and air, and the last known clearness."""
-    hours, sums, air, carried = state["hours"], state["open"], state["air"], state["clearness"]
+def _closed(state: Mapping[str, Array], number: Array) -> tuple[Array, Array, Array]:
+    """The hours before hour `number`, and the sums and the air of the open one."""
+    hours, sums, air = state["hours"], state["open"], state["air"]
     passed = np.nan_to_num(number - state["number"], nan=0.0)
     if not (passed > 0).any():
-        return hours, sums, air, carried
+        return hours, sums, air
     moves = passed > 0
     total = dict(zip(_SUMS, sums.T, strict=True))
     ghi, clear = total["ghi"] / total["known"], total["clear"] / total["known"]
     clearness = _clearness(ghi, clear, hours[:, -1, RAW.index("clearness")])
-    swing = np.std([hours[:, -2, RAW.index("clearness")], hours[:, -1, RAW.index("clearness")], clearness], axis=0)
-    step = np.stack(
-        [ghi, clear, total["ahead"] / total["count"], clearness, swing, total["height"] / total["count"]], axis=-1
-    )
+    ahead, height = (total[name] / total["count"] for name in ("ahead", "height"))
+    step = np.stack([ghi, clear, ahead, clearness, _swing(hours, clearness), height], axis=-1)
     step = np.concatenate([step, air], axis=-1)
     moved = np.where(moves[:, None, None], np.concatenate([hours[:, 1:], step[:, None]], axis=1), hours)
     gap = np.clip(passed - 1, 0, STEPS - 1).astype(np.int64)
@@ -112,7 +109,12 @@ def _closed(state: Mapping[str, Array], number: Array) -> tuple[Array, Array, Ar
         is_there = place < STEPS - 1
         moved = np.take_along_axis(moved, np.minimum(place, STEPS - 2)[:, :, None], axis=1)
         moved = np.where(is_there[:, :, None], moved, np.nan)
-    return moved, np.where(moves[:, None], 0, sums), np.where(moves[:, None], np.nan, air), carried
+    return moved, np.where(moves[:, None], 0, sums), np.where(moves[:, None], np.nan, air)
+
+
+def _swing(hours: Array, clearness: Array) -> Array:
+    """The standard deviation of the clearness of the last two hours and of this one."""
+    return np.std([*hours[:, -2:, RAW.index("clearness")].T, clearness], axis=0)
 
 
 def _clearness(ghi: Array, clear: Array, before: Array) -> Array:

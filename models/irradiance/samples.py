@@ -86,8 +86,14 @@ class Samples:
 
     @property
     def held(self) -> NDArray[np.bool_]:
-        """Whether a sample is in a block of days that is held out for validation, `[N]`."""
-        return self.time // DAY_MS % BLOCK >= BLOCK - HELD
+        """Whether a sample is held out for validation, `[N]`: in the last days of a block, or of a site with fewer days."""
+        held = self.time // DAY_MS % BLOCK >= BLOCK - HELD
+        for site in np.unique(self.site):
+            own = self.site == site
+            first, last = self.time[own].min(), self.time[own].max()
+            if last - first < BLOCK * DAY_MS:
+                held[own] = self.time[own] > last - (last - first) * HELD / BLOCK
+        return held
 
     @property
     def persistence(self) -> Tensor:

@@ -59,20 +59,19 @@ def fit(
     seed: int,
     progress: Callable[[int, float], None] | None = None,
 ) -> IrradianceModel:
-    """Train on the samples of sources by day that are not held out; the interval is not calibrated yet.
+    """Train on the samples of sources by day; the interval is not calibrated yet.
 
     Raises:
         ValueError: a source has no such sample.
     """
     begin(seed, threads=1)
-    usable = [source.keep(source.by_day & ~source.held) for source in sources]
+    usable = [source.keep(source.by_day) for source in sources]
     if empty := [number for number, source in enumerate(usable) if not len(source)]:
         raise ValueError(
             f"source {empty[0]}: expected hours by day with a known next hour, got none; leave the source out"
         )
-    everything = [source.keep(source.by_day) for source in sources]
-    lit = sum(float(column(source.windows, "ahead")[:, -1].sum()) for source in everything)
-    config = replace(config, usual=sum(float(source.target.sum()) for source in everything) / lit)
+    lit = sum(float(column(source.windows, "ahead")[:, -1].sum()) for source in usable)
+    config = replace(config, usual=sum(float(source.target.sum()) for source in usable) / lit)
     parts = Parts(config)
     network = parts.network
     optimization = Optimization(
@@ -211,13 +210,15 @@ def train(
         progress: called with each step of the final network and its loss.
     """
     judged = real or simulated
-    model = fit([*real, *simulated], config, recipe, seed=seed, progress=progress)
     held = joined([source.keep(source.held) for source in judged])
+    shown = [source.keep(~source.held) for source in judged]
+    more = [source.keep(~source.held) for source in simulated] if real else []
+    model = fit([*shown, *more], config, recipe, seed=seed, progress=progress)
     unseen, figures, folds = [Shares.of(model.parts.network, held)], dict[str, float](), list[dict[str, float]]()
     for number, source in enumerate(judged if len(judged) > 1 else ()):
-        others = [each for other, each in enumerate(judged) if other != number]
-        fold = fit([*others, *(simulated if real else ())], config, recipe, seed=seed)
-        inner = joined([each.keep(each.held) for each in others])
+        others = [other for other in range(len(judged)) if other != number]
+        fold = fit([*(shown[other] for other in others), *more], config, recipe, seed=seed)
+        inner = joined([judged[other].keep(judged[other].held) for other in others])
         unseen.append(Shares.of(fold.parts.network, source))
         folds.append(score(calibrate(fold, [Shares.of(fold.parts.network, inner)]), source))
     for name in FIGURES if folds else ():

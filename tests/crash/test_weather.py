@@ -29,7 +29,7 @@ from tocsin.pipelines.runtime.engine.plan import store_model
 from tocsin.pipelines.runtime.engine.replay import replay
 
 pytestmark = pytest.mark.crash
-PARTITIONS, LATE_H, DAYS, NOWHERE = 3, 3, 12, "nowhere"
+PARTITIONS, LATE_H, NOWHERE = 3, 3, "nowhere"
 POINTS = ("alerts.sent", "alerts.committed", "any time")
 """Where the process is killed: with an alert half published or just published, or by the clock."""
 
@@ -50,7 +50,7 @@ def test_each_forecast_alert_and_dead_letter_is_there_once_wherever_the_process_
         every="3s",
     )
     job.plan = replace(job.plan, model=store_model(job.lake, SITES, name="irradiance", version="1"), device="cpu")
-    sent, fallen, at = _messages(rng), Counter[str](), 0
+    sent, fallen, at = _messages(rng, days=9 + 3 * times), Counter[str](), 0
     pipeline, share = job.plan.build(job.lake), len(sent) // (times + 1)
     for number in range(times):
         point, worker = POINTS[number % len(POINTS)], job.start()
@@ -116,9 +116,9 @@ def _passed(came: pl.DataFrame) -> int:
     return newest - LATE_H * HOUR_MS
 
 
-def _messages(rng: random.Random) -> list[Message]:
+def _messages(rng: random.Random, *, days: int) -> list[Message]:
     """Readings of four sites and one that does not say where it is, some late by an hour, some by half a day."""
-    table = recorded("sim", sites=4, days=DAYS, seed=9)
+    table = recorded("sim", sites=4, days=days, seed=9)
     lost = table.filter(site="sim-000").with_columns(site=pl.lit(NOWHERE), latitude=pl.lit(None, pl.Float64))
     rows = pl.concat([table, lost]).sort("time", "site").to_dicts()
     arrival = [row["time"] + rng.choices([0, HOUR_MS + 1, 12 * HOUR_MS], [95, 4, 1])[0] for row in rows]

@@ -71,6 +71,8 @@ def test_sites_without_light_are_refused(sources: list[Samples]) -> None:
 
 def test_a_sixth_of_the_days_is_held_out(sources: list[Samples]) -> None:
     assert np.mean(sources[0].held) == pytest.approx(HELD / 60, abs=0.06)
+    short = sources[0].keep(sources[0].time < sources[0].time[0] + 12 * 86_400_000)
+    assert np.mean(short.held) == pytest.approx(1 / 6, abs=0.01) and short.held[-40:].all()
 
 
 def test_scores_are_by_day_and_over_all_hours(sources: list[Samples]) -> None:
