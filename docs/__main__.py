@@ -50,7 +50,8 @@ def main() -> None:
         for page in pages.rglob("*.md"):
             page.write_text(expanded(page.read_text()))
         for name in pictures.names():
-            (pages / "operators" / f"{name}.svg").write_bytes(pictures.svg(name))
+            folder_of = pages if (pages / f"{name}.md").exists() else pages / "operators"
+            (folder_of / f"{name}.svg").write_bytes(pictures.svg(name))
         (pages / "system.svg").write_text(system.svg())
         (pages / "flame.svg").write_text(flame.svg())
         (Path(folder) / "zensical.toml").write_text((DOCS / "zensical.toml").read_text())

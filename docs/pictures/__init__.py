@@ -1,4 +1,4 @@
-"""The pictures of the operators' pages, one module each: `draw(axes)` draws the picture by running the operator."""
+"""The pictures of operators' and pipelines' pages, one module each: `draw(axes)` draws the picture by running what it shows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pkgutil
 
 
 def names() -> list[str]:
-    """Return the names of the operators that have a picture, sorted."""
+    """Return the names of the pages that have a picture, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def svg(name: str) -> bytes:
-    """Return the picture of one operator as SVG."""
+    """Return the picture of one page as SVG."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -318,7 +318,7 @@ def test_run_drains_at_sigterm(tocsin: Cli, kafka: KafkaServer, tmp_path: Path) 
         (["--set", "lake.pth=x", "query", "SELECT 1"], "lake.pth on the command line: expected a setting that exists"),
         (
             ["train", "fraud", "--data", "."],
-            "pipeline fraud: expected one of occupancy, rul, surprise, touch, got another name",
+            "pipeline fraud: expected one of irradiance, occupancy, rul, surprise, touch, got another name",
         ),
         (["alerts", "nothing"], "expected topic alerts.nothing"),
         (["status", "--json"], "Ray at 127.0.0.1:9: expected a cluster"),

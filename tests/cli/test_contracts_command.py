@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from tests.support.asyncapi import parsed
 from tocsin.pipelines.cli.app import app
 
-TOPICS = ("sensors.industrial", "sensors.occupancy", "video.egocentric", "video.underwater")
-PIPELINES = ("occupancy", "rul", "surprise", "touch")
+TOPICS = ("sensors.industrial", "sensors.occupancy", "sensors.weather", "video.egocentric", "video.underwater")
+LABELLED = ("occupancy", "rul", "surprise", "touch")
+PIPELINES = ("irradiance", *LABELLED)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_topic_of_every_pipeline_is_there(written: Path) -> None:
     made = yaml.safe_load((written / "asyncapi.yaml").read_text())
-    labels = [f"labels.{name}" for name in PIPELINES]
+    labels = [f"labels.{name}" for name in LABELLED]
     expected = {*TOPICS, *labels, *(f"{t}.dlq" for t in (*TOPICS, *labels)), *(f"alerts.{n}" for n in PIPELINES)}
     assert {channel["address"] for channel in made["channels"].values()} == expected
     assert made["servers"]["kafka-1"]["host"] == "localhost:9092"
@@ -48,7 +49,7 @@ def test_every_topic_of_every_pipeline_is_there(written: Path) -> None:
 def test_asyncapis_parser_accepts_it(written: Path, request: pytest.FixtureRequest) -> None:
     faults, channels = parsed(written / "asyncapi.yaml", request.config.cache.mkdir("asyncapi"))
     assert faults == []
-    assert len(channels) == 20
+    assert len(channels) == 23
 
 
 def test_one_pipeline_from_the_settings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,5 +66,5 @@ def test_one_pipeline_from_the_settings_alone(tmp_path: Path, monkeypatch: pytes
 def test_an_unknown_pipeline_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["contracts", "nope"])
-    assert str(done.exception).startswith("pipeline nope: expected one of occupancy, rul, surprise, touch")
+    assert str(done.exception).startswith("pipeline nope: expected one of irradiance, occupancy, rul, surprise, touch")
     assert not [*tmp_path.iterdir()]

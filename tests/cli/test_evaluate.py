@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from tests.cli.test_surprise_cli import pictures, seen
 from tests.docs.test_rul import write
 from tocsin.models.domain import Domain, Evaluation, Report
+from tocsin.models.irradiance.simulation.weather import Site
+from tocsin.models.irradiance.simulation.weather import simulate as irradiance
 from tocsin.models.occupancy.simulation.sensors import simulate
 from tocsin.models.rul.simulation.fleet import run_to_failure
 from tocsin.models.touch.simulation.scene import Scene
@@ -61,15 +63,30 @@ def film(folder: Path) -> None:
     (folder / "truth.json").write_text('{"seen": {"contact": 5, "separation": 20}}')
 
 
-SMALL: dict[str, Callable[[Path], None]] = {"rul": engines, "occupancy": building, "surprise": dives, "touch": film}
+def roof(folder: Path) -> None:
+    """A weather site for four days."""
+    site = Site("roof", latitude=40, longitude=-3, elevation=600, dry=0.7, aerosol=0.1)
+    table = irradiance(site, days=4, seed=0)
+    table.with_columns(time=pl.from_epoch("time", "ms").dt.to_string("iso:strict")).write_csv(folder / "roof.csv")
+
+
+SMALL: dict[str, Callable[[Path], None]] = {
+    "irradiance": roof,
+    "rul": engines,
+    "occupancy": building,
+    "surprise": dives,
+    "touch": film,
+}
 """A small recording for each pipeline with a domain."""
 COUNTED: dict[str, dict[str, float]] = {
+    "irradiance": {"sites": 1, "hours": 72},
     "rul": {"engines": 3, "rows": 3},
     "occupancy": {"rooms": 1},
     "surprise": {"clips": 2, "frames": 22, "seconds": 2.4, "novelties": 1},
     "touch": {"clips": 1, "frames": 30, "seconds": 1, "touches": 1},
 }
 LEFT_OUT = {
+    "irradiance": ("readings without a day before and a complete hour after", range(24, 25)),
     "rul": ("engines of FD003, whose true RUL is not there", range(3, 4)),
     "occupancy": ("minutes without a known truth", range(30, 61)),
     "surprise": ("frames without one before them, from which they could be predicted", range(2, 3)),

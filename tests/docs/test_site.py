@@ -35,6 +35,7 @@ FOLLOWED = {
     "sites.md",
     "own-machines.md",
     "evaluate.md",
+    "irradiance.md",
     "occupancy.md",
     "surprise.md",
     "touch.md",

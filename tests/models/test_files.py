@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tocsin.models import files
+from tocsin.models.irradiance import model as irradiance
 from tocsin.models.occupancy import model as occupancy
 from tocsin.models.rul import model as rul
 from tocsin.models.surprise.config import SurpriseConfig
@@ -83,9 +84,13 @@ def _occupancy(folder: Path) -> Any:
     return occupancy.load(folder, "cpu")
 
 
+def _irradiance(folder: Path) -> Any:
+    return irradiance.load(folder, "cpu")
+
+
 @pytest.mark.parametrize(
     ("shipped", "load"),
-    [(rul.FD001, _rul), (occupancy.OFFICES, _occupancy)],
+    [(rul.FD001, _rul), (occupancy.OFFICES, _occupancy), (irradiance.SITES, _irradiance)],
 )
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("left", [0, 100])
@@ -100,7 +105,9 @@ def test_a_model_cut_short_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("config", [SurpriseConfig, TouchConfig, occupancy.OccupancyConfig, rul.RulConfig])
+@pytest.mark.parametrize(
+    "config", [SurpriseConfig, TouchConfig, irradiance.IrradianceConfig, occupancy.OccupancyConfig, rul.RulConfig]
+)
 @pytest.mark.parametrize("content", [b"", b"\0" * 50, b"[1]", b'{"a": '])
 def test_a_damaged_config_is_refused_in_one_line(config: Any, content: bytes, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(content)

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tocsin.models.irradiance.model import load as load_irradiance
 from tocsin.models.occupancy.model import load as load_occupancy
 from tocsin.models.registry import Attempt, Curve, register, scored
 from tocsin.models.rul.model import load as load_rul
@@ -26,6 +27,7 @@ SHIPPED = {
     "occupancy": "models/occupancy/weights/offices",
     "surprise": "models/surprise/weights/dives",
     "touch": "models/touch/weights/table",
+    "irradiance": "models/irradiance/weights/sites",
 }
 ROOT = Path(__file__).parents[2]
 CURVE = [("loss", 2.0, 0), ("loss", 1.0, 1), ("validation_rmse", 9.0, 1)]
@@ -82,6 +84,15 @@ def test_pyfunc_loads_a_model_of_windows_and_predicts_what_it_predicts(registere
     windows = (windows * own.config.scale + own.config.mean).astype(np.float32)
     served = mlflow.pyfunc.load_model(f"models:/occupancy/{version}").predict(windows)
     for name, wanted in own(torch.from_numpy(windows)).items():
+        np.testing.assert_allclose(served[name], wanted.numpy(), atol=1e-4)
+
+
+def test_pyfunc_forecasts_from_hours_as_the_model_does(registered: Callable[..., str]) -> None:
+    version = registered("irradiance")
+    windows = np.abs(np.random.default_rng(0).normal(size=(3, 24, 13))).astype(np.float32)
+    served = mlflow.pyfunc.load_model(f"models:/irradiance/{version}").predict(windows)
+    own = load_irradiance(ROOT / SHIPPED["irradiance"], "cpu")(torch.from_numpy(windows))
+    for name, wanted in own.items():
         np.testing.assert_allclose(served[name], wanted.numpy(), atol=1e-4)
 
 
