@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tocsin.models.imputer.levels import Levels
 from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.domain import Rul
 from tocsin.models.rul.explainer import UNITS
@@ -21,6 +22,7 @@ from tocsin.models.rul.model import RulModel, load
 from tocsin.models.rul.network import FusionNetwork
 from tocsin.models.rul.scaling import Scaling
 from tocsin.operators.fading import keeps
+from tocsin.pipelines import imputation
 from tocsin.pipelines.runtime import (
     AlertRule,
     Cell,
@@ -55,6 +57,7 @@ class RulOptions(Options):
         drift: the index from which the sensors of the fleet count as drifted from training; None: the model's own level, which
             depends on the number of machines.
         by: what the levels apply to: the prediction, or the lower end of its interval, which rings earlier.
+        impute: how missing settings and sensors are filled; "off": a reading that lacks one is a dead letter.
     """
 
     name: str = "rul"
@@ -67,6 +70,7 @@ class RulOptions(Options):
     restart: float | None = Field(default=None, ge=0)
     by: Literal["rul", "rul_low"] = "rul"
     drift: float | None = Field(default=None, gt=0)
+    impute: imputation.Method = "off"
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -88,8 +92,12 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     critical = config.critical if o.critical is None else o.critical
     if critical > warning:
         raise ConfigError(f"pipelines.{o.name}: expected critical <= warning, got {critical:g} > {warning:g}")
+    columns = [name for name in config.columns if name not in (config.key, config.order)]
     reading = pa.schema(
-        [pa.field(name, pa.type_for_alias(kind), nullable=False) for name, kind in config.types.items()]
+        [
+            pa.field(name, pa.type_for_alias(kind), nullable=o.impute != "off" and name in columns)
+            for name, kind in config.types.items()
+        ]
     )
     counter = None if o.restart is None else config.order
     drift = network.reference.distribution(config.features, o.drift)
@@ -100,6 +108,14 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key=config.key,
         stages=[
             Reorder(by=config.order, jump=o.jump, restart=o.restart),
+            *imputation.stages(
+                o.impute,
+                columns,
+                pipeline=o.name,
+                model=model,
+                levels=_levels(config, network.scaling),
+                counter=counter,
+            ),
             *(
                 [Life(network.scaling, config, counter=counter)]
                 if config.model == "fading"
@@ -110,7 +126,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 [Census(partial(_count, network), version=model.version)] if drift else []
             ),  # last: it moves no stage's state
         ],
-        results=_results(config, reading),
+        results=_results(config, reading, filled=o.impute != "off"),
         rules=[
             *(
                 AlertRule(
@@ -155,7 +171,15 @@ def _below(by: str, level: float) -> pl.Expr:
     return below & pl.col("in_domain") if by == "rul_low" else below
 
 
-def _results(config: RulConfig, reading: pa.Schema) -> pa.Schema:
+def _levels(config: RulConfig, scaling: Scaling) -> Levels:
+    """What the model's training readings usually are; of the columns that may be filled."""
+    at = [i for i, name in enumerate(config.columns) if name not in (config.key, config.order)]
+    mean = torch.cat([scaling.centres, scaling.mean], dim=1)
+    deviation = torch.cat([scaling.spread.expand_as(scaling.centres), scaling.deviation], dim=1)
+    return Levels(mean[:, at], deviation[:, at])
+
+
+def _results(config: RulConfig, reading: pa.Schema, *, filled: bool) -> pa.Schema:
     key, order = (reading.field(name).with_nullable(True) for name in (config.key, config.order))
     unit = {"unit": config.order}
     ahead = {"sensors": ",".join(config.features), "rows": str(FusionNetwork.AHEAD)}
@@ -168,6 +192,7 @@ def _results(config: RulConfig, reading: pa.Schema) -> pa.Schema:
             *(pa.field(name, pa.float32(), metadata=unit) for name in ("rul_low", "rul_high")),
             pa.field("in_domain", pa.bool_()),
             pa.field("explanation", pa.list_(pa.int8()), metadata=shape),
+            *([imputation.COLUMN] if filled else []),
             *([pa.field("trajectory", pa.list_(pa.float32()), metadata=ahead)] if config.model == "fusion" else []),
         ]
     )
