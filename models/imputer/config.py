@@ -31,11 +31,11 @@ class ImputerConfig:
     columns: tuple[str, ...]
     times: int = 30
     stride: int = 1
-    patch: int = 5
+    patch: int = 10
     regimes: int = 1
     channels: int = 16
     heads: int = 4
-    layers: int = 2
+    layers: int = 1
 
     def __post_init__(self) -> None:
         if not self.columns or min(self.times, self.stride, self.patch, self.regimes, self.heads) < 1:

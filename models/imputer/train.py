@@ -38,7 +38,7 @@ class Recipe:
         shift: standard deviation of an offset of each sensor of a window, in standard deviations: assets differ in level.
     """
 
-    steps: int = 2000
+    steps: int = 1500
     batch: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
