@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,11 +45,6 @@ class Recipe:
     length: tuple[float, float] = (4.0, 60.0)
     newest: float = 5.0
     shift: float = 0.0
-
-
-def recipe(steps: int | None = None, **changes: Any) -> Recipe:
-    """The usual recipe, with another number of steps unless it is None, and other changes."""
-    return Recipe(**changes) if steps is None else Recipe(steps=steps, **changes)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Rul(Domain):
             ValueError: there is more than one folder, or a reader raises it.
         """
         from tocsin.models.attempts import Attempt, keep
-        from tocsin.models.imputer.train import recipe as impute_recipe
+        from tocsin.models.imputer.train import Recipe as Filling
         from tocsin.models.rul.config import RulConfig
         from tocsin.models.rul.data import cmapss
         from tocsin.models.rul.imputer import train as train_imputer
@@ -105,7 +105,8 @@ class Rul(Domain):
             )
         beside = None
         if imputer:
-            task = run.progress.add_task("imputer", total=(imputing := impute_recipe(imputer_steps)).steps)
+            filling = Filling() if imputer_steps is None else Filling(steps=imputer_steps)
+            task = run.progress.add_task("imputer", total=filling.steps)
             beside = train_imputer(
                 data=data,
                 config=settings,
@@ -113,7 +114,7 @@ class Rul(Domain):
                 decimal_comma=decimal_comma,
                 validation=recipe.validation,
                 folds=recipe.folds,
-                recipe=imputing,
+                recipe=filling,
                 seed=run.seeds[0],
                 progress=lambda step, loss: run.progress.update(task, completed=step + 1),
             )

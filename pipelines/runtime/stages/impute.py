@@ -27,7 +27,7 @@ class Levels(Protocol):
     """What readings usually are, so that a fill works in standard deviations from there: 0 is usual."""
 
     def standardise(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Readings `[B, C] float64`, NaN where missing -> standardised `[B, C] float32`, and a tensor `[B]` for `restore`."""
+        """Readings `[B, C] float64`, NaN where missing -> standardised `[B, C]`, and a tensor `[B]` for `restore`."""
         ...
 
     def restore(self, values: Tensor, regime: Tensor) -> Tensor:
@@ -91,14 +91,18 @@ class Impute(Stage):
         self._columns, self._fill, self._window, self._levels = tuple(columns), fill, window, levels
         self._least, self._required, self._counter, self._batch = least, required, counter, batch
         self._fresh = None if fresh is None else milliseconds(fresh) / 1000
+        # A last value is passed on as it came; windows are for networks.
+        self._dtype = torch.float64 if fill is None else torch.float32
+        # The state's name tells its shape: another fill begins anew.
+        self.stored_as = f"Impute-{window}x{len(self._columns)}" if fill else f"Impute-last{len(self._columns)}"
         self._names = pa.array(self._columns, pa.string())
 
     @property
     def state(self) -> Mapping[str, Declared]:
         width = len(self._columns)
         return {
-            "past": Cell((self._window - 1, width), fill=np.nan, added=True),
-            "carried": Cell((width,), fill=np.nan, added=True),
+            "past": Cell((self._window - 1, width), self._dtype, np.nan, added=True),
+            "carried": Cell((width,), self._dtype, np.nan, added=True),
             "age": Cell((width,), fill=FAR, added=True),
             **({"counter": Cell(dtype=torch.int64, fill=NEVER, added=True)} if self._counter else {}),
         }
@@ -146,7 +150,8 @@ class Impute(Stage):
 
     def _standardised(self, readings: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         given = torch.from_numpy(readings)
-        return self._levels.standardise(given) if self._levels else (given.float(), torch.zeros(len(given)))
+        values, regime = self._levels.standardise(given) if self._levels else (given, torch.zeros(len(given)))
+        return values.to(self._dtype), regime
 
     def _restored(self, values: Tensor, regime: Tensor) -> NDArray[np.float64]:
         return (self._levels.restore(values, regime) if self._levels else values.double()).numpy()
@@ -157,7 +162,7 @@ class Impute(Stage):
         begin = g.starts + past * torch.arange(len(g.slots))  # of each group: its `past` rows, then its new ones
         rank = torch.arange(len(rows)) - torch.repeat_interleave(g.starts, g.lengths)
         at = torch.repeat_interleave(begin, g.lengths) + past + rank
-        layout = torch.empty(len(rows) + past * len(g.slots), values.shape[1])
+        layout = torch.empty(len(rows) + past * len(g.slots), values.shape[1], dtype=self._dtype)
         if past:
             layout[(begin[:, None] + torch.arange(past)).flatten()] = state.cell("past")[g.slots].flatten(0, 1)
         layout[at] = values[g.order]

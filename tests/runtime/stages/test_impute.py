@@ -179,10 +179,11 @@ def test_an_option_may_add_the_stage_to_a_running_pipeline_and_leave_it_out_agai
         return replace(_pipeline(*stages, filled=False), schema=pa.schema(fields))
 
     impute = Impute(NAMES, Mixed(), window=WINDOW)
-    assert state_names(made(impute).stages) == ["0-Sorted", "Impute", "1-Last"]
+    assert state_names(made(impute).stages) == ["0-Sorted", "Impute-4x3", "1-Last"]
     assert state_names(made().stages) == ["0-Sorted", "1-Last"]
     rows: list[Row] = [("a", i, [i + 1.0, 2.0, 3.0]) for i in range(8)]
-    for before, after in ((made(), made(impute)), (made(impute), made())):
+    last = Impute(NAMES)
+    for before, after in ((made(), made(impute)), (made(impute), made()), (made(last), made(impute))):
         machine = Machine(before)
         machine.step(_batch(before, rows[:5]), 10**12)
         machine.adopt(after)  # a row waits in `Reorder` meanwhile
