@@ -62,7 +62,7 @@ class Imputer:
 
     def at_steps(self, steps: Tensor, carried: Tensor, age: Tensor) -> Tensor:
         """Fill the last of the steps `[B, config.times, C]`; otherwise like a call."""
-        return self._filled(steps, carried, age)[:, -1]
+        return self.filled(steps, carried, age)[:, -1]
 
     def complete(self, windows: Tensor) -> Tensor:
         """Fill all gaps of windows, from what comes before and after them: offline only.
@@ -79,7 +79,7 @@ class Imputer:
         last = torch.where(known, at, -1).amax(1)  # [B, C]
         carried = torch.where(last >= 0, values.gather(1, last.clamp(min=0).unsqueeze(1))[:, 0], never)
         age = torch.where(last >= 0, self.config.stride * (values.shape[1] - 1 - last), FAR).float()
-        filled = self.levels.restore(self._filled(values, carried, age), regime)
+        filled = self.levels.restore(self.filled(values, carried, age), regime)
         return torch.where(windows.isnan(), filled, windows)
 
     def save(self, directory: Path) -> None:
@@ -92,8 +92,8 @@ class Imputer:
         """Number of trained parameters."""
         return sum(p.numel() for p in self._network.parameters())
 
-    def _filled(self, steps: Tensor, carried: Tensor, age: Tensor) -> Tensor:
-        """`[B, T, C]` of standardised steps."""
+    def filled(self, steps: Tensor, carried: Tensor, age: Tensor) -> Tensor:
+        """All steps `[B, config.times, C]`, filled, standardised; otherwise like a call."""
         with torch.inference_mode():
             given = start(*(moved(t, self.device) for t in (steps, carried, age)), stride=self.config.stride)
             return self._network(given).transpose(1, 2).to(steps.device)
