@@ -115,7 +115,7 @@ def _rul(data: Path, subset: str, keep: Path, seeds: Sequence[int]) -> None:
 
 
 def _fills(imputer: Imputer, rows: Tensor) -> dict[str, Fill]:
-    every = max(1, len(rows) // 4000)
+    every = max(1, len(rows) // 1500)
     known = rows[~rows.isnan().all(1)][::every]
     return {
         "last value": last_value,
@@ -138,7 +138,7 @@ def _errors(
     seed: int,
     length: float,
     found: dict[tuple[str, str, float, str], list[float]],
-    every: int = 3,
+    every: int = 5,
 ) -> None:
     """Errors in standard deviations: of the newest row, and offline of a row in the middle of its window."""
     for kind, share in CASES:

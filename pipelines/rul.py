@@ -95,7 +95,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     columns = [name for name in config.columns if name not in (config.key, config.order)]
     reading = pa.schema(
         [
-            pa.field(name, pa.type_for_alias(kind), nullable=o.impute != "off" and name in columns)
+            pa.field(name, pa.type_for_alias(kind), nullable=True, metadata={"nan": "null"})
+            if o.impute != "off" and name in columns
+            else pa.field(name, pa.type_for_alias(kind), nullable=False)
             for name, kind in config.types.items()
         ]
     )

@@ -17,6 +17,7 @@ from tocsin.models.imputer.model import Imputer, Parts, load, remove
 from tocsin.models.imputer.network import FAR, start
 from tocsin.models.imputer.plain import Nearest, interpolated, last_value, window_mean
 from tocsin.models.imputer.train import Outcome, Recipe, errors, fit
+from tocsin.models.occupancy.model import OFFICES
 from tocsin.models.rul.model import FD001
 
 NAN = math.nan
@@ -137,7 +138,7 @@ def test_the_number_of_sensors_hardly_changes_the_number_of_weights() -> None:
     assert few < many < 0.11e6 and many - few == 97 * 17
 
 
-@pytest.mark.parametrize("folder", [FD001])
+@pytest.mark.parametrize("folder", [FD001, OFFICES])
 def test_the_shipped_ones_are_small(folder: Path) -> None:
     imputer = load(folder, "cpu")
     assert imputer.parameters <= 0.11e6
