@@ -10,6 +10,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tocsin.models import gate, registry
 from tocsin.models.domain import Trained, Training
+from tocsin.models.imputer.model import remove
+from tocsin.models.imputer.train import Outcome
 
 
 class Model(Protocol):
@@ -52,6 +54,7 @@ def keep(
     lower: bool = False,
     lines: Sequence[str] = (),
     more: Mapping[str, Any] | None = None,
+    imputer: Outcome | None = None,
 ) -> Trained:
     """Save the best attempt and register it.
 
@@ -63,18 +66,23 @@ def keep(
         lower: whether a lower score is better.
         lines: printed before the lines of the attempts.
         more: further facts, for JSON.
+        imputer: saved beside the model and registered with it; None: it has none.
     """
     name, folder = place
     seed = gate.best({number: attempt.score for number, attempt in attempts.items()}, lower=lower)
     best = attempts[seed]
     best.model.save(folder)
+    if imputer:
+        imputer.imputer.save(folder)
+    else:
+        remove(folder)  # an earlier model's
     facts = {"data": " ".join(run.data), "seed": seed, "seeds": " ".join(map(str, attempts))}
     register = partial(
         registry.register,
         folder,
         domain=domain,
         params={**facts, "parameters": best.model.parameters, **params(best.model)},
-        metrics=best.curve,
+        metrics=[*best.curve, *((name, value, 0) for name, value in (imputer.figures if imputer else {}).items())],
         data=run.data,
         attempts=[registry.Attempt(number, attempt.curve) for number, attempt in attempts.items()],
     )
@@ -84,6 +92,10 @@ def keep(
         registered=run.registrar.register(candidate(seed), register, name=name),
         seed=seed,
         seeds=[{"seed": number, **attempt.figures} for number, attempt in attempts.items()],
-        lines=[*lines, *(f"seed {number}{attempt.line}" for number, attempt in attempts.items())],
-        more=more or {},
+        lines=[
+            *lines,
+            *(f"seed {number}{attempt.line}" for number, attempt in attempts.items()),
+            *([imputer.line] if imputer else []),
+        ],
+        more={**(more or {}), **({"imputer": dict(imputer.figures)} if imputer else {})},
     )

@@ -40,6 +40,9 @@ class Option:
 
 DecimalComma = Annotated[bool, Option("Numbers in CSV files have a decimal comma, as in 400,5.")]
 
+WithImputer = Annotated[bool, Option('Train an imputer beside the model, for `impute = "network"`.')]
+ImputerSteps = Annotated[int | None, Option("Training steps of the imputer.", least=1)]
+
 
 class Progress(Protocol):
     """A progress bar with the interface of rich's."""

@@ -22,8 +22,10 @@ from tocsin.models.occupancy.config import RELEASE
 from tocsin.models.occupancy.data import PROPERTIES, Recording
 from tocsin.models.occupancy.domain import Occupancy
 from tocsin.models.occupancy.features import COLUMNS, FEATURES, Clock, advance, memory, rhythm
+from tocsin.models.occupancy.imputer import FRESH
 from tocsin.models.occupancy.model import load
 from tocsin.models.occupancy.plain import local
+from tocsin.pipelines import imputation
 from tocsin.pipelines.runtime import (
     AlertRule,
     Cell,
@@ -138,6 +140,7 @@ class OccupancyOptions(Options):
         silent: time without a reading that raises an alert.
         late: how far readings may lag.
         hold: minutes for which a condition must hold to raise an alert.
+        impute: how a sensor is filled that has sent nothing for ten minutes; "off": its last value holds, and nothing says so.
     """
 
     name: str = "occupancy"
@@ -152,6 +155,7 @@ class OccupancyOptions(Options):
     silent: Duration = "15min"
     late: Duration = "5min"
     hold: int = Field(default=5, ge=1)
+    impute: imputation.Method = "off"
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -176,6 +180,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         event_time="time",
         stages=[
             _grid(o.late, min("10min", o.silent, key=milliseconds)),
+            *imputation.stages(
+                o.impute, PROPERTIES, pipeline=o.name, model=model, least=0, required=False, fresh=FRESH
+            ),
             Air(o.timezone, Schedules(o)),
             SlidingWindow(network.config.window, network.config.features),
             Infer(network),
@@ -183,7 +190,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Held(network.config.threshold if o.threshold is None else o.threshold, o.rooms),
             Inactivity(o.silent),
         ],
-        results=RESULTS,
+        results=RESULTS if o.impute == "off" else RESULTS.append(imputation.COLUMN),
         truth=Truth(schema=COUNT, key="room", event_time="time", score=_live_scores),
         rules=[
             AlertRule(
@@ -240,6 +247,31 @@ def minutes(recording: Recording) -> pl.DataFrame:
     frame, _ = replay(declared, readings(recording))
     timed = frame.select("room", pl.col("event_time").dt.epoch("ms").alias("time"), *FEATURES, *READINGS)
     return local(timed, recording.timezone)
+
+
+def sensors(recording: Recording) -> pl.DataFrame:
+    """An imputer's input from a recording.
+
+    Returns:
+        `room`, `time` (ms, a minute's end) and `PROPERTIES`, null without a reading for `FRESH`.
+    """
+    names = [f"{p}{part}" for p in PROPERTIES for part in ("", "_age")]
+    declared = Pipeline(
+        name="occupancy",
+        topic="sensors.occupancy",
+        schema=READING,
+        key="room",
+        event_time="time",
+        stages=[_grid("5min")],
+        results=pa.schema([("room", pa.string()), *((name, pa.float64()) for name in names)]),
+    )
+    frame, _ = replay(declared, readings(recording))
+    fresh = milliseconds(FRESH) / 1000
+    return frame.select(
+        "room",
+        pl.col("event_time").dt.epoch("ms").alias("time"),
+        *(pl.when(pl.col(f"{p}_age") <= fresh).then(pl.col(p)).alias(p) for p in PROPERTIES),
+    )
 
 
 def judged(recording: Recording, model: Model) -> pl.DataFrame:
@@ -368,4 +400,4 @@ def _results(recording: Recording, folder: Path, version: str) -> pl.DataFrame:
     return judged(recording, Model(folder, version, "auto"))
 
 
-domain = Occupancy(minutes, _results)
+domain = Occupancy(minutes, sensors, _results)

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tocsin.models.imputer.levels import Levels
 from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.domain import Rul
 from tocsin.models.rul.explainer import UNITS
@@ -21,6 +22,7 @@ from tocsin.models.rul.model import RulModel, load
 from tocsin.models.rul.network import FusionNetwork
 from tocsin.models.rul.scaling import Scaling
 from tocsin.operators.fading import keeps
+from tocsin.pipelines import imputation
 from tocsin.pipelines.runtime import (
     AlertRule,
     Cell,
@@ -57,6 +59,7 @@ class RulOptions(Options):
         by: what the levels apply to: the prediction, or the lower end of its interval, which rings earlier.
         site: for a model with adapters: a regular expression whose group is the site in a key, such as ^([^/]+)/; "": the key
             itself is the site.
+        impute: how missing settings and sensors are filled; "off": a reading that lacks one is a dead letter.
     """
 
     name: str = "rul"
@@ -70,6 +73,7 @@ class RulOptions(Options):
     by: Literal["rul", "rul_low"] = "rul"
     site: str = ""
     drift: float | None = Field(default=None, gt=0)
+    impute: imputation.Method = "off"
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -91,8 +95,14 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     critical = config.critical if o.critical is None else o.critical
     if critical > warning:
         raise ConfigError(f"pipelines.{o.name}: expected critical <= warning, got {critical:g} > {warning:g}")
+    columns = [name for name in config.columns if name not in (config.key, config.order)]
     reading = pa.schema(
-        [pa.field(name, pa.type_for_alias(kind), nullable=False) for name, kind in config.types.items()]
+        [
+            pa.field(name, pa.type_for_alias(kind), nullable=True, metadata={"nan": "null"})
+            if o.impute != "off" and name in columns
+            else pa.field(name, pa.type_for_alias(kind), nullable=False)
+            for name, kind in config.types.items()
+        ]
     )
     counter = None if o.restart is None else config.order
     drift = network.reference.distribution(config.features, o.drift)
@@ -103,6 +113,14 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key=config.key,
         stages=[
             Reorder(by=config.order, jump=o.jump, restart=o.restart),
+            *imputation.stages(
+                o.impute,
+                columns,
+                pipeline=o.name,
+                model=model,
+                levels=_levels(config, network.scaling),
+                counter=counter,
+            ),
             *(
                 [Life(network.scaling, config, counter=counter)]
                 if config.model == "fading"
@@ -114,7 +132,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 [Census(partial(_count, network), version=model.version)] if drift else []
             ),  # last: it moves no stage's state
         ],
-        results=_results(config, reading, adapted=network.sites is not None),
+        results=_results(config, reading, adapted=network.sites is not None, filled=o.impute != "off"),
         rules=[
             *(
                 AlertRule(
@@ -159,7 +177,15 @@ def _below(by: str, level: float) -> pl.Expr:
     return below & pl.col("in_domain") if by == "rul_low" else below
 
 
-def _results(config: RulConfig, reading: pa.Schema, *, adapted: bool) -> pa.Schema:
+def _levels(config: RulConfig, scaling: Scaling) -> Levels:
+    """What the model's training readings usually are; of the columns that may be filled."""
+    at = [i for i, name in enumerate(config.columns) if name not in (config.key, config.order)]
+    mean = torch.cat([scaling.centres, scaling.mean], dim=1)
+    deviation = torch.cat([scaling.spread.expand_as(scaling.centres), scaling.deviation], dim=1)
+    return Levels(mean[:, at], deviation[:, at])
+
+
+def _results(config: RulConfig, reading: pa.Schema, *, adapted: bool, filled: bool) -> pa.Schema:
     key, order = (reading.field(name).with_nullable(True) for name in (config.key, config.order))
     unit = {"unit": config.order}
     ahead = {"sensors": ",".join(config.features), "rows": str(FusionNetwork.AHEAD)}
@@ -173,6 +199,7 @@ def _results(config: RulConfig, reading: pa.Schema, *, adapted: bool) -> pa.Sche
             pa.field("in_domain", pa.bool_()),
             pa.field("explanation", pa.list_(pa.int8()), metadata=shape),
             *([pa.field("adapter", pa.string())] if adapted else []),
+            *([imputation.COLUMN] if filled else []),
             *([pa.field("trajectory", pa.list_(pa.float32()), metadata=ahead)] if config.model == "fusion" else []),
         ]
     )

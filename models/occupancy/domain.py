@@ -15,9 +15,11 @@ from tocsin.models.domain import (
     Domain,
     Evaluation,
     Feed,
+    ImputerSteps,
     Option,
     Trained,
     Training,
+    WithImputer,
     foreign,
 )
 from tocsin.models.occupancy.model import OccupancyModel
@@ -25,6 +27,7 @@ from tocsin.models.occupancy.model import OccupancyModel
 if TYPE_CHECKING:
     import polars as pl
 
+    from tocsin.models.imputer.train import Outcome
     from tocsin.models.occupancy.config import OccupancyConfig
     from tocsin.models.occupancy.data import Recording
     from tocsin.models.occupancy.search import Trial
@@ -51,10 +54,12 @@ class Occupancy(Domain):
 
     Args:
         minutes: a recording -> the network's features of each minute, computed by the pipeline's own stages.
+        sensors: a recording -> the imputer's input of each minute.
         results: a recording, and a model's folder and version -> the pipeline's results.
     """
 
     minutes: Callable[[Recording], pl.DataFrame]
+    sensors: Callable[[Recording], pl.DataFrame]
     results: Callable[[Recording, Path, str], pl.DataFrame]
 
     def train(
@@ -68,6 +73,8 @@ class Occupancy(Domain):
         search: Annotated[
             int, Option("Trials of a Bayesian search for sizes and recipe, before training.", "TRIALS", 0)
         ] = 0,
+        imputer: WithImputer = False,
+        imputer_steps: ImputerSteps = None,
         decimal_comma: DecimalComma = False,
     ) -> Trained:
         """Train on all rooms of the recordings, each with the same share, and keep the seed with the best score.
@@ -106,6 +113,7 @@ class Occupancy(Domain):
             line = f": F1 {f1:.3f} on held-out rooms" if splits else ""
             attempts[seed] = Attempt(model, f1, curve.end(figures, ""), figures, line)
             progress.advance(task)
+        beside = self._imputer(run, imputer_steps, decimal_comma) if imputer else None
         searched = {"search": found.run} if search else {}
         return keep(
             run,
@@ -118,6 +126,21 @@ class Occupancy(Domain):
             params=lambda model: {"window": config.window, **asdict(config.network), **asdict(recipe), **searched},
             lines=_trials(found.trials),
             more={"search": [asdict(trial) for trial in found.trials] or None},
+            imputer=beside,
+        )
+
+    def _imputer(self, run: Training, steps: int | None, decimal_comma: bool) -> Outcome:
+        """Train an imputer on all rooms, with the first seed."""
+        from tocsin.models.occupancy.imputer import RECIPE, fit
+
+        recipe = RECIPE if steps is None else replace(RECIPE, steps=steps)
+        task = run.progress.add_task("imputer", total=recipe.steps)
+        grids = [self.sensors(recorded(source, rooms=16, seed=0, decimal_comma=decimal_comma)) for source in run.data]
+        return fit(
+            grids,
+            recipe=recipe,
+            seed=run.seeds[0],
+            progress=lambda step, loss: run.progress.update(task, completed=step + 1),
         )
 
     def _rooms(

@@ -16,9 +16,11 @@ from tocsin.models.domain import (
     Domain,
     Evaluation,
     Feed,
+    ImputerSteps,
     Option,
     Trained,
     Training,
+    WithImputer,
     foreign,
 )
 
@@ -48,6 +50,8 @@ class Rul(Domain):
         subset: Subset = "FD001",
         model: Annotated[str | None, Option("Kind of network: fading, recurrent or fusion [the config's].")] = None,
         epochs: Annotated[int | None, Option("Number of epochs.", least=1)] = None,
+        imputer: WithImputer = False,
+        imputer_steps: ImputerSteps = None,
         decimal_comma: DecimalComma = False,
     ) -> Trained:
         """Train on C-MAPSS files or, with `config`, on CSV files. The model then gets the name of the config file.
@@ -56,8 +60,10 @@ class Rul(Domain):
             ValueError: there is more than one folder, or a reader raises it.
         """
         from tocsin.models.attempts import Attempt, keep
+        from tocsin.models.imputer.train import Recipe as Filling
         from tocsin.models.rul.config import RulConfig
         from tocsin.models.rul.data import cmapss
+        from tocsin.models.rul.imputer import train as train_imputer
         from tocsin.models.rul.train import RECIPES, candidate, points, read_recipe
         from tocsin.models.rul.train import train as fit
 
@@ -95,6 +101,21 @@ class Rul(Domain):
                 figures=figures,
                 line=_line(outcome),
             )
+        beside = None
+        if imputer:
+            filling = Filling() if imputer_steps is None else Filling(steps=imputer_steps)
+            task = run.progress.add_task("imputer", total=filling.steps)
+            beside = train_imputer(
+                data=data,
+                config=settings,
+                subset=None if config else subset,
+                decimal_comma=decimal_comma,
+                validation=recipe.validation,
+                folds=recipe.folds,
+                recipe=filling,
+                seed=run.seeds[0],
+                progress=lambda step, loss: run.progress.update(task, completed=step + 1),
+            )
         return keep(
             run,
             attempts,
@@ -103,6 +124,7 @@ class Rul(Domain):
             candidate=lambda seed: candidate(outcomes[seed], folder),
             params=lambda kept: {"model": kept.config.model, "cap": kept.config.cap, **asdict(recipe)},
             lower=True,
+            imputer=beside,
         )
 
     def adapt(

@@ -39,6 +39,7 @@ FOLLOWED = {
     "occupancy.md",
     "surprise.md",
     "touch.md",
+    "missing-data.md",
 }
 """Pages whose blocks are all run by a test."""
 COMMANDS = {command.name: command for command in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]

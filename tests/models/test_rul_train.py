@@ -18,6 +18,8 @@ from tocsin.models.rul.domain import Rul
 from tocsin.models.rul.evaluate import evaluate
 from tocsin.models.rul.model import load
 from tocsin.models.rul.train import RECIPES, Recipe, train
+from tocsin.pipelines.rul import pipeline
+from tocsin.pipelines.runtime.engine.plan import Model
 
 CHANNELS = [f"vibration{i}" for i in range(8)]
 TOML = f"""
@@ -117,11 +119,15 @@ def test_a_run_is_recorded_and_its_model_registered_as_champion(
 
     monkeypatch.setitem(RECIPES, "fading", replace(RECIPE, epochs=8))
     registrar = Registrar(tracking_uri)
-    for seed in (1, 0):
+    for seed, imputer in ((1, True), (0, False)):
         request = Training(
             [str(pumps)], "rul", tmp_path / "out", [seed], registrar, rich.progress.Progress(disable=True)
         )
-        trained = Rul().train(request, config=tmp_path / "pumps.toml")
+        trained = Rul().train(request, config=tmp_path / "pumps.toml", imputer=imputer, imputer_steps=3)
+        assert (tmp_path / "out" / "imputer.json").exists() is imputer
+        assert ("imputer" in trained.facts()) is imputer and any(
+            "imputer: error" in x for x in trained.lines
+        ) is imputer
     assert trained.registered.version == "2"
     client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
     champion = client.get_model_version_by_alias("rul", "champion")
@@ -132,11 +138,14 @@ def test_a_run_is_recorded_and_its_model_registered_as_champion(
     curve = client.get_metric_history(champion.run_id, "validation_rmse")
     assert [m.step for m in curve] == [*range(9)]  # each epoch, then the kept network
     assert curve[-1].value == trained.seeds[0]["validation_rmse"]
-    local = mlflow.artifacts.download_artifacts(
-        client.get_model_version_download_uri("rul", champion.version),
-        tracking_uri=tracking_uri,
-        dst_path=str(tmp_path / "dl"),
-    )
-    model = load(Path(local), "cpu")
+
+    def fetched(version: str) -> Path:
+        uri = client.get_model_version_download_uri("rul", version)
+        place = str(tmp_path / f"version-{version}")
+        return Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=tracking_uri, dst_path=place))
+
+    filling = pipeline({"impute": "network"}, Model(fetched("1"), "rul/1", "cpu"))
+    assert filling.schema.field("vibration3").nullable and "filled" in filling.results.names
+    model = load(fetched(champion.version), "cpu")
     table = read_csv_directory(pumps, model.config)
     assert model.judge(table).equals(load(tmp_path / "out", "cpu").judge(table))

@@ -113,7 +113,8 @@ class Pipeline:
 
     Args:
         into: the results table's folder in the lake; several pipelines may share it. Default: `name`.
-        schema: one reading. A field with `nullable=False` must be present and finite. A field whose metadata has
+        schema: one reading. A field with `nullable=False` must be present and finite. In a nullable one whose metadata has
+            `{"nan": "null"}`, NaN counts as null; elsewhere it is refused, as infinity is everywhere. A field whose metadata has
             `{"from": "header:<name>"}` is read from that record header; one with `{"from": "value"}` is the value's text.
         key: the column whose value names the asset; state is kept per (partition, key).
         results: columns of `rows.table` after the last stage that are stored; the runtime adds the lineage. Their types must

@@ -170,7 +170,9 @@ def concat(parts: list[Rows]) -> Rows:
     """Concatenate rows of one layout."""
     if len(parts) == 1:
         return parts[0]
-    table = pa.Table.from_batches([p.table for p in parts]).combine_chunks().to_batches()
+    tables = [pa.Table.from_batches([p.table]) for p in parts]
+    # A column may be nullable in one part alone: the other part's rows have waited since before an option changed.
+    table = pa.concat_tables(tables, promote_options="default").combine_chunks().to_batches()
     tensors = {name: torch.cat([p.tensors[name] for p in parts]) for name in parts[0].tensors}
     held = {name: np.concatenate([p.held[name] for p in parts]) for name in parts[0].held}
     return Rows(table[0] if table else parts[0].table, torch.cat([p.slots for p in parts]), tensors, held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ class Stage:
 
     stored_as = ""
     """The name of the stage's state in snapshots; "": the name of the class."""
+    numbered = True
+    """False: an option of a running pipeline may add this stage or leave it out. Its state has no number in snapshots, so that the
+    other stages keep theirs, and its cells are `added`. A pipeline has at most one of its class."""
 
     @property
     def state(self) -> Mapping[str, Declared]:
@@ -50,7 +54,11 @@ class Stage:
 
 def state_names(stages: Sequence[Stage]) -> list[str]:
     """The name of each stage's state in snapshots."""
-    return [f"{i}-{getattr(stage, 'stored_as', '') or type(stage).__name__}" for i, stage in enumerate(stages)]
+    names, number = list[str](), itertools.count()
+    for stage in stages:
+        name = getattr(stage, "stored_as", "") or type(stage).__name__
+        names.append(f"{next(number)}-{name}" if getattr(stage, "numbered", True) else name)
+    return names
 
 
 def declared_state(stages: Sequence[Stage]) -> dict[str, Declared]:

@@ -132,6 +132,7 @@ class Arrow(MessageFormat):
         lengths = np.array([sum(batch.num_rows for batch in batches) for _, batches in messages])
         starts = np.cumsum(lengths) - lengths
         rows = np.arange(len(table)) - np.repeat(starts, lengths)
+        columns = self.expected.without_nan(columns)
         bad = self.expected.unusable(columns)
         bad[list(unfit)] = True
         keep = ~bad

@@ -60,6 +60,7 @@ class RowSchema:
         self._plain = [plain_type(f.type) for f in schema]
         self.refuses_unknown = unknown == "reject"
         self.max_bytes = max_bytes
+        self._gaps = frozenset(f.name for f in schema if f.nullable and (f.metadata or {}).get(b"nan") == b"null")
         self._times = frozenset(f.name for f in schema if pa.types.is_timestamp(f.type))
 
     def content(self, value: bytes | None) -> bytes:
@@ -90,6 +91,8 @@ class RowSchema:
         cells = []
         for name, nullable, read, expected in self.fields:
             value = found.get(name)
+            if name in self._gaps and type(value) is float and math.isnan(value):
+                value = None
             cell = None if value is None else read(value)
             if cell is None and not (nullable and value is None):
                 hint = unit_meant(value) if name in self._times else ""
@@ -115,6 +118,15 @@ class RowSchema:
     def columns(self, rows: Sequence[Sequence[Any]]) -> list[pa.Array]:
         """The columns of rows of cells, see `row`."""
         return [pa.array(c, f.type) for f, c in zip(self.schema, zip(*rows, strict=True), strict=True)]
+
+    def without_nan(self, columns: list[pa.Array]) -> list[pa.Array]:
+        """The columns with null in place of NaN where the field says so."""
+        if not self._gaps:
+            return columns
+        return [
+            pc.if_else(pc.is_nan(column), None, column) if f.name in self._gaps else column
+            for f, column in zip(self.schema, columns, strict=True)
+        ]
 
     def unusable(self, columns: list[pa.Array]) -> NDArray[np.bool_]:
         """`[N] bool`: rows with a null in a required field, a NaN or an infinity, or a time out of range."""

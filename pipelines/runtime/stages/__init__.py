@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.stages.centered_window import CenteredWindow
     from tocsin.pipelines.runtime.stages.familiar import Familiar
     from tocsin.pipelines.runtime.stages.frames import Gaps, Keep, Pixels
+    from tocsin.pipelines.runtime.stages.impute import Impute
     from tocsin.pipelines.runtime.stages.in_context import InContext
     from tocsin.pipelines.runtime.stages.inactivity import Inactivity
     from tocsin.pipelines.runtime.stages.infer import Encode, Infer
@@ -25,6 +26,7 @@ __all__ = [
     "Encode",
     "Familiar",
     "Gaps",
+    "Impute",
     "InContext",
     "Inactivity",
     "Infer",
@@ -43,6 +45,7 @@ __getattr__ = exported(
         "centered_window": "CenteredWindow",
         "familiar": "Familiar",
         "frames": "Gaps Keep Pixels",
+        "impute": "Impute",
         "in_context": "InContext",
         "inactivity": "Inactivity",
         "infer": "Encode Infer",

@@ -1,0 +1,104 @@
+"""RUL with sensors that drop out, under kills: each row, with what was filled in it, and each dead letter is there once."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import orjson
+import polars as pl
+import pyarrow as pa
+import pytest
+from kafka.consumer.fetcher import ConsumerRecord
+from polars.testing import assert_frame_equal
+
+from tests.crash.conftest import MakeJob
+from tests.crash.load import Message
+from tocsin.models.rul.model import FD001, load
+from tocsin.models.rul.simulation import fleet
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
+from tocsin.pipelines.runtime.engine.plan import store_model
+from tocsin.pipelines.runtime.engine.replay import replay
+
+pytestmark = pytest.mark.crash
+PARTITIONS = 2
+POINTS = ["alerts.sent", "alerts.committed", "any time"]
+"""Where the process is killed. A dead letter is sent in a transaction of its own, as an alert is."""
+COLUMNS = load(FD001, "cpu").config.columns
+NO_NUMBER = "broken"
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_each_filled_row_and_each_dead_letter_is_there_once_wherever_the_process_is_killed(
+    make_job: MakeJob, kills: int
+) -> None:
+    rng = random.Random(3)
+    job = make_job(
+        factory="tocsin.pipelines.rul:pipeline", partitions=PARTITIONS, impute="network", rows=64, every="1s"
+    )
+    job.plan = replace(job.plan, model=store_model(job.lake, FD001, name="rul", version="1"), device="cpu")
+    sent = _messages(engines=4 if kills < 10 else 12)
+    part = len(sent) // (kills + 1)
+    for number in range(kills):
+        worker, point = job.start(), POINTS[number % len(POINTS)]
+        if point != "any time":
+            worker.arm(point)
+        job.send(sent[number * part : (number + 1) * part])
+        if point != "any time":
+            worker.fell(point)
+        else:
+            time.sleep(rng.uniform(0.2, 1.5))
+            worker.kill()
+    worker = job.start()
+    job.send(sent[kills * part :])
+    job.finish(worker)
+    records = job.read(job.topic)
+    assert len(records) == len(sent)
+    _see(job.plan.build(job.lake), records, pl.read_delta(job.lake.uri(job.name)), job.letters())
+
+
+def _see(
+    pipeline: Pipeline,
+    records: Sequence[ConsumerRecord],
+    got: pl.DataFrame,
+    letters: Counter[tuple[int, int, int | None]],
+) -> None:
+    """Compare the table and the dead letters with a replay in one step, and with the gaps that were sent."""
+    rows, bad = [], Counter[tuple[int, int]]()
+    for record in records:
+        value = orjson.loads(record.value)
+        place = {"_partition": record.partition, "_offset": record.offset, "_row": 0, "_timestamp": record.timestamp}
+        if NO_NUMBER in value.values() or all(value.get(name) is None for name in COLUMNS):
+            bad[record.partition, record.offset] += 1
+        else:
+            rows.append({**dict.fromkeys(COLUMNS), **value, **place})
+    assert Counter((p, offset) for p, offset, _ in letters.elements()) == bad and len(bad) > 10
+    schema = pa.schema([*IDENTITY, *pipeline.schema])
+    table = pa.Table.from_pylist(sorted(rows, key=lambda row: (row["_partition"], row["_offset"])), schema=schema)
+    expected, _ = replay(pipeline, table, splits=[len(table)])
+    both = (frame.drop("processed_at").sort("partition", "offset") for frame in (got, expected))
+    assert_frame_equal(*both, rel_tol=0, abs_tol=1e-2, check_dtypes=False)
+    gaps = {(r["_partition"], r["_offset"]): [n for n in COLUMNS if r[n] is None] for r in rows}
+    assert {(r["partition"], r["offset"]): r["filled"] for r in got.to_dicts()} == gaps
+    assert sum(map(bool, gaps.values())) > len(gaps) / 2
+
+
+def _messages(engines: int) -> list[Message]:
+    """Readings of which a tenth is missing, as null or as no key at all; some rows are bare, and some have text."""
+    random_, now = np.random.default_rng(0), int(time.time() * 1000)
+    out = []
+    for row in fleet.run_to_failure(engines=engines, seed=5).drop("rul").sort("cycle", "unit").to_dicts():
+        chance = random_.random()
+        for name in COLUMNS:
+            if chance < 0.02 or random_.random() < 0.1:
+                row[name] = None
+            if row[name] is None and random_.random() < 0.5:
+                del row[name]
+        if chance > 0.98:
+            row["s2"] = NO_NUMBER
+        out.append(Message(row["unit"] % PARTITIONS, orjson.dumps(row), [], now, str(row["unit"]).encode()))
+    return out
