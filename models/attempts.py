@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tocsin.models import gate, registry
 from tocsin.models.domain import Trained, Training
-from tocsin.models.imputer.model import remove
+from tocsin.models.imputer.model import Imputer, remove
 from tocsin.models.imputer.train import Outcome
 
 
@@ -54,7 +54,7 @@ def keep(
     lower: bool = False,
     lines: Sequence[str] = (),
     more: Mapping[str, Any] | None = None,
-    imputer: Outcome | None = None,
+    imputer: Outcome | Imputer | None = None,
 ) -> Trained:
     """Save the best attempt and register it.
 
@@ -66,14 +66,15 @@ def keep(
         lower: whether a lower score is better.
         lines: printed before the lines of the attempts.
         more: further facts, for JSON.
-        imputer: saved beside the model and registered with it; None: it has none.
+        imputer: saved beside the model and registered with it, newly trained or that of an earlier version; None: it has none.
     """
     name, folder = place
     seed = gate.best({number: attempt.score for number, attempt in attempts.items()}, lower=lower)
     best = attempts[seed]
     best.model.save(folder)
+    filling = imputer if isinstance(imputer, Outcome) else None
     if imputer:
-        imputer.imputer.save(folder)
+        (imputer.imputer if isinstance(imputer, Outcome) else imputer).save(folder)
     else:
         remove(folder)  # an earlier model's
     facts = {"data": " ".join(run.data), "seed": seed, "seeds": " ".join(map(str, attempts))}
@@ -82,7 +83,7 @@ def keep(
         folder,
         domain=domain,
         params={**facts, "parameters": best.model.parameters, **params(best.model)},
-        metrics=[*best.curve, *((name, value, 0) for name, value in (imputer.figures if imputer else {}).items())],
+        metrics=[*best.curve, *((name, value, 0) for name, value in (filling.figures if filling else {}).items())],
         data=run.data,
         attempts=[registry.Attempt(number, attempt.curve) for number, attempt in attempts.items()],
     )
@@ -95,7 +96,7 @@ def keep(
         lines=[
             *lines,
             *(f"seed {number}{attempt.line}" for number, attempt in attempts.items()),
-            *([imputer.line] if imputer else []),
+            *([filling.line] if filling else []),
         ],
-        more={**(more or {}), **({"imputer": dict(imputer.figures)} if imputer else {})},
+        more={**(more or {}), **({"imputer": dict(filling.figures)} if filling else {})},
     )

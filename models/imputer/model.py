@@ -116,6 +116,11 @@ def load(directory: Path | str, device: str = "auto") -> Imputer:
     return Imputer(config, parts, placed(device))
 
 
+def beside(directory: Path) -> Imputer | None:
+    """The imputer beside a model, on the CPU; None: it has none."""
+    return load(directory, "cpu") if (directory / CONFIG_FILE).exists() else None
+
+
 def remove(directory: Path) -> None:
     """Remove an imputer that lies in a folder into which another model is written."""
     for name in (CONFIG_FILE, WEIGHTS_FILE):

@@ -145,6 +145,7 @@ class Rul(Domain):
         import torch
 
         from tocsin.models.attempts import Attempt, keep
+        from tocsin.models.imputer.model import beside
         from tocsin.models.rul.adapt import RECIPE, adapt, candidate
         from tocsin.models.rul.data import csv_files, lives, read_cmapss, read_csv_directory
         from tocsin.models.rul.model import load
@@ -181,6 +182,7 @@ class Rul(Domain):
             candidate=lambda seed: candidate(folder, run.site, known, attempts[seed].score),
             params=lambda kept: {"site": run.site, "runs": len(known.keys), **asdict(RECIPE)},
             lower=True,
+            imputer=beside(run.base),
         )
 
     def evaluate(

@@ -9,13 +9,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from rich.progress import Progress
 
 from tests.models.test_rul_model import CONFIG, small, table
 from tests.models.test_rul_network import KINDS
 from tocsin.models.adapters import ADAPTERS_FILE, SITES_FILE
+from tocsin.models.champion import Registrar
+from tocsin.models.domain import Adaptation
+from tocsin.models.imputer.model import beside
 from tocsin.models.rul import adapt as rul_adapt
 from tocsin.models.rul.adapt import RECIPE, Adapted, adapt
 from tocsin.models.rul.data import Lives, lives
+from tocsin.models.rul.domain import Rul
 from tocsin.models.rul.model import FD001, RulModel, load
 from tocsin.models.rul.simulation import fleet
 
@@ -132,3 +137,13 @@ def test_each_kind_of_model_can_be_adapted(kind: str, monkeypatch: pytest.Monkey
 def test_a_network_may_be_too_small() -> None:
     with pytest.raises(ValueError, match="expected a network with room for an adapter of 2 %, got one of 8 parameters"):
         rul_adapt.OneSite(torch.nn.Linear(3, 2))
+
+
+def test_the_imputer_of_the_model_goes_on_with_it(tmp_path: Path) -> None:
+    table = fleet.run_to_failure(engines=2, seed=3).with_columns(pl.col("s4") + 25)
+    (tmp_path / "data").mkdir()
+    table.select(*base().config.types).write_csv(tmp_path / "data" / "runs.csv")
+    run = Adaptation([str(tmp_path / "data")], "rul", tmp_path / "out", [0], Registrar(None), Progress(), "hall", FD001)
+    assert Rul().adapt(run).folder == tmp_path / "out"
+    assert beside(FD001) and beside(tmp_path / "out")
+    assert load(tmp_path / "out", "cpu").sites
