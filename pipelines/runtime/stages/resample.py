@@ -159,7 +159,7 @@ class _OpenSteps:
         is_duplicate = np.zeros(len(order), bool)
         is_duplicate[1:] = np.all([a[1:] == a[:-1] for a in (self.key, self.kind, self.time)], axis=0)
         head = np.maximum.accumulate(np.where(is_duplicate, 0, np.arange(len(order))))
-        is_repeated = is_duplicate & ~late[head] & fresh
+        is_repeated = is_duplicate & ~late[head] & (fresh | ~late)
         ctx.counts["duplicates"] += int(is_repeated.sum())
         self._refuse(
             late & ~is_repeated,
