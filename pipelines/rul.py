@@ -27,6 +27,7 @@ from tocsin.pipelines.runtime import (
     AlertRule,
     Cell,
     ConfigError,
+    ContextTopic,
     Declared,
     Model,
     Options,
@@ -37,9 +38,10 @@ from tocsin.pipelines.runtime import (
     Stores,
     Truth,
 )
-from tocsin.pipelines.runtime.stages import Census, Infer, Reorder, Site, SlidingWindow
+from tocsin.pipelines.runtime.stages import Census, InContext, Infer, Reorder, Site, SlidingWindow
 
 JUMP = 10_000
+MAINTENANCE = "maintenance"
 STRANGE = 5
 """Rows in a row outside the model's domain that raise an alert."""
 
@@ -128,9 +130,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             ),
             *([Site(network.sites.names, pattern=o.site)] if network.sites else []),
             Infer(network, tensor=network.tensors),
-            *(
-                [Census(partial(_count, network), version=model.version)] if drift else []
-            ),  # last: it moves no stage's state
+            # Last, so that no other stage's state moves.
+            *([Census(partial(_count, network), version=model.version)] if drift else []),
+            InContext([MAINTENANCE]),
         ],
         results=_results(config, reading, adapted=network.sites is not None, filled=o.impute != "off"),
         rules=[
@@ -138,7 +140,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 AlertRule(
                     name=level,
                     severity=level,
-                    when=_below(o.by, at),
+                    when=_below(o.by, at) & ~pl.col(MAINTENANCE).fill_null(value=False),
                     clear=pl.col(o.by) > at + o.hysteresis,
                     hold=o.hold,
                     data=[config.key, config.order, "rul", "rul_low", "rul_high"],
@@ -153,6 +155,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 data=[config.key, config.order, "rul"],
             ),
         ],
+        context=ContextTopic(kinds=[MAINTENANCE]),
         truth=Truth(
             schema=pa.schema([reading.field(config.key), reading.field(config.order)]),
             key=config.key,
@@ -200,6 +203,8 @@ def _results(config: RulConfig, reading: pa.Schema, *, adapted: bool, filled: bo
             pa.field("explanation", pa.list_(pa.int8()), metadata=shape),
             *([pa.field("adapter", pa.string())] if adapted else []),
             *([imputation.COLUMN] if filled else []),
+            (MAINTENANCE, pa.bool_()),
+            ("context", pa.string()),
             *([pa.field("trajectory", pa.list_(pa.float32()), metadata=ahead)] if config.model == "fusion" else []),
         ]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import replace
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from tocsin.models.rul.data import lives, read_csv_directory
 from tocsin.models.rul.model import FD001, Parts, RulModel, load
 from tocsin.models.rul.simulation import fleet
 from tocsin.pipelines.rul import pipeline
+from tocsin.pipelines.runtime.declare.context import Intervals
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.engine.replay import replay
 from tocsin.pipelines.runtime.formats.codec import Codec
@@ -282,3 +285,24 @@ def test_rows_are_judged_by_the_adapter_of_their_site(tmp_path: Path) -> None:
     assert nothing["adapter"].null_count() == nothing.height
     with pytest.raises(ConfigError, match="expected one group"):
         pipeline({"site": "x"}, adapted)
+    Machine(pipeline({}, SHIPPED)).check(pipeline({}, adapted))  # a running shard may take it up
+
+
+def test_no_level_rings_during_maintenance() -> None:
+    frame, alerts = _judged()
+    (first,) = [a for a in alerts if a.rule == "warning" and a.transition == "raised" and a.key == "1"]
+    begin, end = first.time, first.time + timedelta(seconds=10)
+    record = {"asset": "1", "kind": "maintenance", "from": begin, "to": end, "id": None}
+    schema = {
+        "asset": pl.String,
+        "kind": pl.String,
+        **dict.fromkeys(("from", "to"), pl.Datetime("us", "UTC")),
+        "id": pl.String,
+    }
+    known = Intervals.of(pl.DataFrame([record], schema))
+    rows, later = replay(replace(pipeline({}, SHIPPED), intervals=known), _lives().to_arrow())
+    (moved,) = [a for a in later if a.rule == "warning" and a.transition == "raised" and a.key == "1"]
+    assert moved.time >= end
+    assert [a for a in later if a.key != "1"] == [a for a in alerts if a.key != "1"]
+    assert rows.filter(pl.col("maintenance"))["unit"].unique().to_list() == [1]
+    assert frame["maintenance"].null_count() == frame.height
