@@ -21,7 +21,7 @@ from tocsin.models.irradiance.model import SITES, load
 from tocsin.models.irradiance.samples import Samples
 from tocsin.models.irradiance.simulation.weather import Dirt, Obstacle, Site, simulate
 from tocsin.models.irradiance.train import judge
-from tocsin.pipelines.irradiance import READING, judged, pipeline
+from tocsin.pipelines.irradiance import READING, domain, judged, pipeline
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
 from tocsin.pipelines.runtime.engine.alerts import Alert
@@ -251,3 +251,10 @@ def test_the_recordings_are_judged_as_they_are(data: Any) -> None:
     table = read(data / "solar").filter(pl.col("time") % (365 * 86_400_000) < 20 * 86_400_000)
     rows = judged(table, SITES, "shipped")
     assert len(rows) == len(table) and rows["in_domain"].mean() > 0.99  # type: ignore[operator]
+
+
+def test_a_feed_is_in_the_order_of_time_and_fits_the_topic() -> None:
+    fed = pl.concat(domain.feed("sim", seed=0, rate=None, model=None, sites=3, days=40).tables)
+    assert fed.height == 40 * (24 + 48 + 24) and fed["time"].is_sorted()
+    assert pa.schema(fed.to_arrow().cast(READING).schema) == READING
+    assert fed["site"].unique().sort().to_list() == ["sim-000", "sim-001", "sim-002"]
