@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,15 @@ def test_a_place_may_come_from_the_options_and_an_unknown_one_is_a_dead_letter_t
     assert '[pipelines.irradiance.sites."b"]' in reason
     rows, _ = run(nowhere, sites={"b": {"latitude": -34, "longitude": 151, "elevation": 20}})
     assert_frame_equal(rows.drop("processed_at", "offset"), run(frame)[0].drop("processed_at", "offset"))
+
+
+def test_a_recording_that_does_not_say_where_it_is_is_not_judged(tmp_path: Path) -> None:
+    frame = readings(2).filter(site="a").select("time", "ghi", "longitude").with_columns(pl.from_epoch("time", "ms"))
+    frame.write_csv(tmp_path / "roof.csv")
+    with pytest.raises(
+        ValueError, match="expected the latitude and longitude of each site, got none for roof; add columns"
+    ):
+        domain.evaluate(SITES, "shipped", str(tmp_path))
 
 
 def test_a_place_outside_the_earth_is_a_dead_letter() -> None:
