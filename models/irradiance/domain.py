@@ -102,7 +102,7 @@ class Irradiance(Domain):
         from tocsin.models.irradiance.model import load
         from tocsin.models.irradiance.samples import Samples
 
-        readings = recorded(data, sites=sites, days=days, seed=1, decimal_comma=decimal_comma)
+        readings = _placed(data, recorded(data, sites=sites, days=days, seed=1, decimal_comma=decimal_comma))
         results = self.results(readings, folder, version)
         samples, config = Samples.of(readings), load(folder, "cpu").config
         plain = baselines(samples, config.usual)
@@ -218,13 +218,30 @@ def _sources(run: Training, *, sites: int, days: int, decimal_comma: bool) -> tu
     real, simulated = list[Any](), list[Any]()
     task = run.progress.add_task("reading", total=len(run.data))
     for source in run.data:
-        table = recorded(source, sites=sites, days=days, seed=0, decimal_comma=decimal_comma)
+        table = _placed(source, recorded(source, sites=sites, days=days, seed=0, decimal_comma=decimal_comma))
         if source == SIM:
             simulated.append(Samples.of(table))
         else:
             real += [Samples.of(coarsened(part)) for part in table.partition_by("site", maintain_order=True)]
         run.progress.advance(task)
     return real, simulated
+
+
+def _placed(source: str, readings: pl.DataFrame) -> pl.DataFrame:
+    """The readings; a site whose elevation is not known is at sea level, as in the pipeline.
+
+    Raises:
+        ValueError: it is not known where a site is.
+    """
+    import polars as pl
+
+    nowhere = readings.filter(pl.any_horizontal(pl.col("latitude", "longitude").is_null()))["site"].unique().sort()
+    if len(nowhere):
+        raise ValueError(
+            f"{source}: expected the latitude and longitude of each site, got none for {', '.join(nowhere[:5])}; add columns "
+            "latitude, longitude and elevation"
+        )
+    return readings.with_columns(pl.col("elevation").fill_null(0.0))
 
 
 def _line(figures: dict[str, float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from tocsin.models.irradiance.model import SITES, load
 from tocsin.models.irradiance.samples import Samples
 from tocsin.models.irradiance.simulation.weather import Dirt, Obstacle, Site, simulate
 from tocsin.models.irradiance.train import judge
-from tocsin.pipelines.irradiance import READING, judged, pipeline
+from tocsin.pipelines.irradiance import READING, domain, judged, pipeline
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
 from tocsin.pipelines.runtime.engine.alerts import Alert
@@ -128,6 +129,15 @@ def test_a_place_may_come_from_the_options_and_an_unknown_one_is_a_dead_letter_t
     assert '[pipelines.irradiance.sites."b"]' in reason
     rows, _ = run(nowhere, sites={"b": {"latitude": -34, "longitude": 151, "elevation": 20}})
     assert_frame_equal(rows.drop("processed_at", "offset"), run(frame)[0].drop("processed_at", "offset"))
+
+
+def test_a_recording_that_does_not_say_where_it_is_is_not_judged(tmp_path: Path) -> None:
+    frame = readings(2).filter(site="a").select("time", "ghi", "longitude").with_columns(pl.from_epoch("time", "ms"))
+    frame.write_csv(tmp_path / "roof.csv")
+    with pytest.raises(
+        ValueError, match="expected the latitude and longitude of each site, got none for roof; add columns"
+    ):
+        domain.evaluate(SITES, "shipped", str(tmp_path))
 
 
 def test_a_place_outside_the_earth_is_a_dead_letter() -> None:
@@ -251,3 +261,10 @@ def test_the_recordings_are_judged_as_they_are(data: Any) -> None:
     table = read(data / "solar").filter(pl.col("time") % (365 * 86_400_000) < 20 * 86_400_000)
     rows = judged(table, SITES, "shipped")
     assert len(rows) == len(table) and rows["in_domain"].mean() > 0.99  # type: ignore[operator]
+
+
+def test_a_feed_is_in_the_order_of_time_and_fits_the_topic() -> None:
+    fed = pl.concat(domain.feed("sim", seed=0, rate=None, model=None, sites=3, days=40).tables)
+    assert fed.height == 40 * (24 + 48 + 24) and fed["time"].is_sorted()
+    assert pa.schema(fed.to_arrow().cast(READING).schema) == READING
+    assert fed["site"].unique().sort().to_list() == ["sim-000", "sim-001", "sim-002"]
