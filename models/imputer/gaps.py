@@ -102,8 +102,9 @@ class Gapped:
         first = self.first[rows].unsqueeze(1)
         inside = (places >= first) & (places < len(self.first))
         places = places.clamp(min=0, max=len(self.first) - 1)
-        inside = (inside & (self.first[places] == first)).unsqueeze(-1)
-        end = places[:, -1] if ahead else rows
+        inside &= self.first[places] == first
+        end = torch.where(inside, places, 0).amax(1)
+        inside = inside.unsqueeze(-1)
         windows, truth = (x[places].masked_fill(~inside, math.nan) for x in (self.shown, self.truth))
         return Batch(windows, self.carried[end], self.age[end], truth)
 

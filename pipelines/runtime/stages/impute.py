@@ -86,7 +86,7 @@ class Impute(Stage):
         required: bool = True,
         fresh: str | None = None,
         counter: str | None = None,
-        batch: int = 512,
+        batch: int = 64,
     ) -> None:
         self._columns, self._fill, self._window, self._levels = tuple(columns), fill, window, levels
         self._least, self._required, self._counter, self._batch = least, required, counter, batch
