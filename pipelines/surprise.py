@@ -17,7 +17,7 @@ from pydantic import Field
 from tocsin.models.domain import Shot
 from tocsin.models.live import live_verdicts
 from tocsin.models.surprise.domain import Surprise
-from tocsin.models.surprise.model import Memory, SurpriseModel, load
+from tocsin.models.surprise.model import Encoding, Memory, SurpriseModel, load
 from tocsin.models.surprise.motion import SIZE, Motion, ego_motion, grey
 from tocsin.pipelines.runtime import (
     FACTS,
@@ -105,6 +105,11 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ConfigError: an option is unknown or wrong.
         ModelError: there is no model, or it does not load.
     """
+    return _pipeline(options, model)
+
+
+def _pipeline(options: Mapping[str, Any], model: Model | None, encode: Encoding | None = None) -> Pipeline:
+    """The pipeline; `encode` stands in for the model's."""
     model = Model.required(model, "surprise")
     network, o = model.load(load, training="tocsin train surprise"), SurpriseOptions.read(options)
     network = network.tuned(level=o.level, factor=o.factor)
@@ -119,7 +124,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Reorder(late=o.late),
             Gaps(by="sequence"),
             Familiar(fields[1], network.usual, file=fields[0].name),
-            Encode(network.encode),
+            Encode(encode or network.encode),
             Ego(lapse=network.config.lapse),
             Predict(network, keep_every=o.keep_every),
             Keep(when="keep", folder=f"frames/{o.name}", suffix=".jpg", into="frame"),
@@ -236,8 +241,10 @@ def _store(memory: Memory, cells: Mapping[str, CellStore], slots: torch.Tensor) 
         cells[name][slots] = then
 
 
-def _results(shots: Iterable[Shot], rate: float, folder: Path, version: str) -> tuple[pl.DataFrame, list[int], int]:
-    table, alerts, size = replay_clip(pipeline({}, Model(folder, version, "auto")), shots, rate=rate)
+def _results(
+    shots: Iterable[Shot], rate: float, folder: Path, version: str, encode: Encoding | None
+) -> tuple[pl.DataFrame, list[int], int]:
+    table, alerts, size = replay_clip(_pipeline({}, Model(folder, version, "auto"), encode), shots, rate=rate)
     return table, [alert.data["sequence"] for alert in alerts if alert.transition == "raised"], size
 
 

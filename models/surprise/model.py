@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -28,6 +29,8 @@ from tocsin.models.vision.encoder import load as load_encoder
 TRIAGE = "triage."
 """Prefix of the names of its weights."""
 SHIPPED = Path(__file__).parent / "weights" / "dives"
+Encoding = Callable[[Tensor], dict[str, Tensor]]
+"""`[B, 3, H, W] uint8` -> `tokens`, as `SurpriseModel.encode`."""
 
 
 class Memory(NamedTuple):
@@ -242,5 +245,5 @@ def _step(expected: Expected, tokens: Tensor, basis: Tensor) -> Tensor:
 
 
 def _reshape_mask(mask: Tensor, tensor: Tensor) -> Tensor:
-    """Reshape a mask `[B]` to as many dimensions as `other` has."""
+    """Reshape a mask `[B]` to as many dimensions as `tensor` has."""
     return mask.view(-1, *[1] * (tensor.dim() - 1))
