@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +149,8 @@ def _pipeline(options: Mapping[str, Any], model: Model | None, encode: Encoding 
         files={"frame": "jpeg"},
         truth=Truth(schema=REVIEW, key="camera", event_time="start", score=_live_scores),
         model_version=model.version,
-        state_version=2,
-        migrate=_migrate,
+        state_version=3,
+        migrate=partial(_migrate, network.config.triage.heads if network.config.triage else 1),
         batch=Batch(rows=64, wait="20ms"),
     )
 
@@ -248,9 +250,14 @@ def _results(
     return table, [alert.data["sequence"] for alert in alerts if alert.transition == "raised"], size
 
 
-def _migrate(version: int, state: StateDelta) -> StateDelta | None:
-    """Version 1 had no recent course of the score: it starts empty, and everything else stays."""
-    return state if version == 1 else None
+def _migrate(heads: int, version: int, state: StateDelta) -> StateDelta | None:
+    """Version 2 had one head of triage: each head goes on from its memory. Version 1 also had no recent course of the score, which
+    starts empty.
+    """
+    if version not in (1, 2):
+        return None
+    cells = {name: torch.cat(heads * [t], 1) if name.endswith("/suspects|") else t for name, t in state.cells.items()}
+    return replace(state, cells=cells)
 
 
 def _live_scores(results: pl.LazyFrame, reviews: pl.LazyFrame) -> pl.DataFrame:

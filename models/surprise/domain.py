@@ -67,7 +67,7 @@ class Surprise(Domain):
             Option("Keep the predictor of this model, and train only triage [train both].", metavar="DIR|shipped"),
         ] = None,
     ) -> Trained:
-        """Train a predictor on clips, without their truth, or on simulated dives; and triage on dives, and on pans over the clips.
+        """Train a predictor on clips, without their truth, or on dives; and triage on dives, and on pans over clips and textures.
 
         The detector's level is selected on validation dives, and on other pans over the same clips, that are not trained on.
 
@@ -256,8 +256,8 @@ def _appearance(run: Training) -> Appearance:
 def _footage(
     run: Training, encoder: Encoder, *, only_triage: bool
 ) -> tuple[list[Footage], list[Footage], list[list[Frame]]]:
-    """Read the clips to train on: dives, the clips, and pans over frames of the clips; those to validate on, see `_unseen`; and the
-    stills of each clip.
+    """Read the clips to train on: dives, the clips, and pans over frames of the clips and, with the dives, over textures; those to
+    validate on, see `_unseen`; and the stills of each clip.
     """
     from tocsin.models.surprise import pans
     from tocsin.models.surprise.simulation.scene import LESSON_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS
@@ -269,9 +269,9 @@ def _footage(
     stills = [pans.stills(path, pans.PANS, rate=RATE) for path in paths]
     each = pans.count(len(paths))
     read = [] if only_triage else paths
-    task = run.progress.add_task(
-        "looking", total=len(dives) + len(read) + len(VALIDATION_SEEDS) + len(paths) * (each + pans.VALIDATION)
-    )
+    textures = pans.over_textures(encoder, rate=RATE) if SIM in run.data else ()
+    known = len(dives) + len(read) + len(paths) * each + (pans.TEXTURES if textures else 0)
+    task = run.progress.add_task("looking", total=known + len(VALIDATION_SEEDS) + len(paths) * pans.VALIDATION)
 
     def looked(footage: Iterable[Footage]) -> Iterator[Footage]:
         for clip in footage:
@@ -284,6 +284,7 @@ def _footage(
                 (load_footage(seed, encoder, covers=seed in LESSON_SEEDS) for seed in dives),
                 (load_footage(path, encoder) for path in read),
                 pans.lessons(stills, each, encoder, rate=RATE, seed=pans.TRAIN_SEED),
+                textures,
             )
         )
     )

@@ -40,7 +40,7 @@ class Memory(NamedTuple):
         predictor: the predictor's state.
         detector: the detector's state.
         adapter: `[B, C, rank]`, each camera's adapter.
-        suspects: `[B, memory, h, w]`, triage's state.
+        suspects: `[B, heads * memory, h, w]`, triage's state.
     """
 
     predictor: PredictorState
@@ -128,7 +128,7 @@ class SurpriseModel:
         """The state of `count` cameras before their first frames."""
         c = self.config
         adapter = torch.zeros(count, c.network.tokens, c.rank)
-        suspects = torch.zeros(count, c.triage.memory if c.triage else 1, *self.grid)
+        suspects = torch.zeros(count, c.triage.state if c.triage else 1, *self.grid)
         return Memory(self.predictor.blank(count, self.grid), detector.blank(count, c.detector), adapter, suspects)
 
     @torch.inference_mode()
@@ -227,10 +227,18 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> SurpriseModel
     triage = None
     if config.triage:
         triage = Triage(config.triage, tokens=config.network.tokens, compensates=config.network.compensates)
-        triage.load_state_dict({n.removeprefix(TRIAGE): t for n, t in weights.items() if n.startswith(TRIAGE)})
+        triage.load_state_dict(_heads({n: t for n, t in weights.items() if n.startswith(TRIAGE)}, config.triage.heads))
     e = config.encoder
     encoder = load_encoder(e.source, size=(e.height, e.width), device=device, layer=e.layer, merge=e.merge)
     return SurpriseModel(config, predictor, encoder, triage)
+
+
+def _heads(weights: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """The weights of triage. An earlier version's had one head: each of `count` is that one, so that all states have one shape."""
+    names = {name: name.removeprefix(TRIAGE) for name in weights}
+    if any(name.startswith("heads.") for name in names.values()):
+        return {name: weights[stored] for stored, name in names.items()}
+    return {f"heads.{head}.{name}": weights[stored] for stored, name in names.items() for head in range(count)}
 
 
 def _step(expected: Expected, tokens: Tensor, basis: Tensor) -> Tensor:

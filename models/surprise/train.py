@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -126,7 +127,7 @@ def fit(
         predictor = _predictor(clips, config, encoder, recipe, generator, progress)
         progress = None
     labelled = [clip for clip in clips if clip.covered is not None]
-    triage = _triage(predictor, labelled, config, recipe, encoder.grid, generator, progress) if labelled else None
+    triage = _triage(predictor, labelled, config, recipe, encoder.grid, seed, progress) if labelled else None
     return SurpriseModel(replace(config, triage=triage.config if triage else None), predictor, encoder, triage)
 
 
@@ -226,27 +227,37 @@ def _triage(
     config: SurpriseConfig,
     recipe: Recipe,
     grid: tuple[int, int],
-    generator: torch.Generator,
+    seed: int,
     progress: Callable[[int, float], None] | None,
 ) -> Triage:
     """Train triage on the errors of the trained predictor."""
     c = config.network
-    triage = Triage(config.triage or TriageConfig(), tokens=c.tokens, compensates=c.compensates)
+    sizes = config.triage or TriageConfig()
+    triage = Triage(sizes, tokens=c.tokens, compensates=c.compensates)
     lessons = [
         Lesson(_evidence(predictor, clip, grid), clip.motion.warp, clip.covered)
         for clip in clips
         if clip.covered is not None
     ]
-    teach(
-        triage,
-        lessons,
-        steps=recipe.triage_steps,
-        clips=recipe.triage_clips,
-        length=recipe.length,
-        generator=generator,
-        progress=progress,
-    )
+    for number in range(sizes.heads):
+        begin(own := sizes.heads * seed + number)
+        alone = Triage(replace(sizes, heads=1), tokens=c.tokens, compensates=c.compensates)
+        teach(
+            alone,
+            lessons,
+            steps=recipe.triage_steps,
+            clips=recipe.triage_clips,
+            length=recipe.length,
+            generator=torch.Generator().manual_seed(own),
+            progress=progress and partial(_later, progress, number * recipe.triage_steps),
+        )
+        triage.heads[number] = alone.heads[0]
     return triage
+
+
+def _later(progress: Callable[[int, float], None], done: int, step: int, loss: float) -> None:
+    """Report a step of a head that follows others of `done` steps."""
+    progress(done + step, loss)
 
 
 @torch.inference_mode()

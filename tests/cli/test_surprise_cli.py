@@ -315,7 +315,7 @@ def test_training_on_clips_registers_a_champion_that_judges(
     )
     for name, seed in (("TRAIN_SEEDS", 100), ("VALIDATION_SEEDS", 700)):
         monkeypatch.setattr(f"tocsin.models.surprise.simulation.scene.{name}", (seed,))
-    for name, value in (("PANS", 1), ("VALIDATION", 1), ("SECONDS", 4.0)):
+    for name, value in (("PANS", 1), ("VALIDATION", 1), ("TEXTURES", 1), ("TOGETHER", 1), ("SECONDS", 4.0)):
         monkeypatch.setattr(f"tocsin.models.surprise.pans.{name}", value)
     monkeypatch.setattr("tocsin.models.surprise.simulation.scene.Dive", partial(Dive, seconds=4, size=SIZE))
     given = {**settings, "mlflow.enabled": "true", "pipelines.surprise.model": "surprise@champion"}
