@@ -5,9 +5,10 @@
 DATA must contain underwater_fish, underwater_subvo, underwater_mbari and underwater_tank. Clips, models and scores are kept in KEEP
 (default: build/surprise_real), and an interrupted run resumes with those. A run takes about two hours on one core.
 
-Each recording is left out in turn: triage learns from simulated dives and from pans over the others, the detector's level is chosen
-on validation dives and on further pans over the others, as `tocsin train surprise` does, and the figures are those of the one left
-out. underwater_tank is never trained on. The predictor is the shipped one, which has seen simulated dives only.
+Each recording is left out in turn: triage learns from simulated dives, and from pans over textures and over the others. The
+detector's level is chosen on validation dives and on further pans over the others, as `tocsin train surprise` does, and the figures
+are those of the one left out. underwater_tank is never trained on. The predictor is the shipped one, which has seen simulated dives
+only.
 """
 
 from __future__ import annotations
@@ -29,7 +30,16 @@ from tocsin.models.surprise.detector import DetectorConfig
 from tocsin.models.surprise.domain import load_footage
 from tocsin.models.surprise.evaluate import Counted, at_recall, best, counted, curve, levels
 from tocsin.models.surprise.model import SurpriseModel, load
-from tocsin.models.surprise.pans import PANS, TRAIN_SEED, VALIDATION, VALIDATION_SEED, lessons, stills
+from tocsin.models.surprise.pans import (
+    PANS,
+    TEXTURES,
+    TRAIN_SEED,
+    VALIDATION,
+    VALIDATION_SEED,
+    lessons,
+    over_textures,
+    stills,
+)
 from tocsin.models.surprise.simulation.novelties import Novelty
 from tocsin.models.surprise.simulation.scene import LESSON_SEEDS, TEST_SEEDS, VALIDATION_SEEDS, Clip
 from tocsin.models.surprise.train import ALLOWED, Footage, fit, footage, pieces, score_clip
@@ -40,6 +50,7 @@ TRAINED = ("fish", "subvo", "mbari")
 """Recordings that weights which ship may learn from."""
 PAN_SEEDS = (0, 1)
 FOOTAGE_SEEDS = (-1, 0, 1)
+OVER_TEXTURES = tuple(f"textures/{number}" for number in range(TEXTURES))
 
 
 Scored = tuple[Tensor, tuple[Novelty, ...]]
@@ -73,7 +84,7 @@ class Store:
         """A model that has not learned from recording `out`."""
 
         def train() -> SurpriseModel:
-            names = [*(f"sim/{dive}" for dive in LESSON_SEEDS), *self.learned("pans", out)]
+            names = [*(f"sim/{dive}" for dive in LESSON_SEEDS), *self.learned("pans", out), *OVER_TEXTURES]
             clips = [self.clip(name) for name in names]
             m = self._shipped
             return fit(clips, m.config, m.encoder, seed=seed, predictor=m.predictor)
@@ -93,6 +104,9 @@ class Store:
                 frames = [stills(path, PANS, rate=RATE) for _, path in paths]
                 for name, lesson in zip(names, lessons(frames, each, encoder, rate=RATE, seed=seed), strict=True):
                     self._put(name, lambda lesson=lesson: lesson)  # type: ignore[misc]
+        if not all((self.keep / f"{name}.pt").exists() for name in OVER_TEXTURES):
+            for name, lesson in zip(OVER_TEXTURES, over_textures(encoder, rate=RATE), strict=True):
+                self._put(name, lambda lesson=lesson: lesson)  # type: ignore[misc]
         for kind, make, seeds in (("pan", pans, PAN_SEEDS), ("foot", footage_of, FOOTAGE_SEEDS)):
             for name in RECORDINGS:
                 for seed in seeds:

@@ -191,6 +191,11 @@ class Evaluation:
         }
 
 
+def shown(value: Any, digits: int) -> str:
+    """A figure as text: n/a where it has no meaning, else a float with so many decimals."""
+    return "n/a" if value is None else f"{value:z.{digits}f}" if isinstance(value, float) else str(value)
+
+
 def _known(value: Any) -> Any:
     """A JSON value in which numbers that are not finite are None."""
     if isinstance(value, float):

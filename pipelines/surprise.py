@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from pydantic import Field
 from tocsin.models.domain import Shot
 from tocsin.models.live import live_verdicts
 from tocsin.models.surprise.domain import Surprise
-from tocsin.models.surprise.model import Memory, SurpriseModel, load
+from tocsin.models.surprise.model import Encoding, Memory, SurpriseModel, load
 from tocsin.models.surprise.motion import SIZE, Motion, ego_motion, grey
 from tocsin.pipelines.runtime import (
     FACTS,
@@ -105,6 +107,11 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ConfigError: an option is unknown or wrong.
         ModelError: there is no model, or it does not load.
     """
+    return _pipeline(options, model)
+
+
+def _pipeline(options: Mapping[str, Any], model: Model | None, encode: Encoding | None = None) -> Pipeline:
+    """The pipeline; `encode` stands in for the model's."""
     model = Model.required(model, "surprise")
     network, o = model.load(load, training="tocsin train surprise"), SurpriseOptions.read(options)
     network = network.tuned(level=o.level, factor=o.factor)
@@ -119,7 +126,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Reorder(late=o.late),
             Gaps(by="sequence"),
             Familiar(fields[1], network.usual, file=fields[0].name),
-            Encode(network.encode),
+            Encode(encode or network.encode),
             Ego(lapse=network.config.lapse),
             Predict(network, keep_every=o.keep_every),
             Keep(when="keep", folder=f"frames/{o.name}", suffix=".jpg", into="frame"),
@@ -142,8 +149,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         files={"frame": "jpeg"},
         truth=Truth(schema=REVIEW, key="camera", event_time="start", score=_live_scores),
         model_version=model.version,
-        state_version=2,
-        migrate=_migrate,
+        state_version=3,
+        migrate=partial(_migrate, network.config.triage.heads if network.config.triage else 1),
         batch=Batch(rows=64, wait="20ms"),
     )
 
@@ -236,14 +243,21 @@ def _store(memory: Memory, cells: Mapping[str, CellStore], slots: torch.Tensor) 
         cells[name][slots] = then
 
 
-def _results(shots: Iterable[Shot], rate: float, folder: Path, version: str) -> tuple[pl.DataFrame, list[int], int]:
-    table, alerts, size = replay_clip(pipeline({}, Model(folder, version, "auto")), shots, rate=rate)
+def _results(
+    shots: Iterable[Shot], rate: float, folder: Path, version: str, encode: Encoding | None
+) -> tuple[pl.DataFrame, list[int], int]:
+    table, alerts, size = replay_clip(_pipeline({}, Model(folder, version, "auto"), encode), shots, rate=rate)
     return table, [alert.data["sequence"] for alert in alerts if alert.transition == "raised"], size
 
 
-def _migrate(version: int, state: StateDelta) -> StateDelta | None:
-    """Version 1 had no recent course of the score: it starts empty, and everything else stays."""
-    return state if version == 1 else None
+def _migrate(heads: int, version: int, state: StateDelta) -> StateDelta | None:
+    """Version 2 had one head of triage: each head goes on from its memory. Version 1 also had no recent course of the score, which
+    starts empty.
+    """
+    if version not in (1, 2):
+        return None
+    cells = {name: torch.cat(heads * [t], 1) if name.endswith("/suspects|") else t for name, t in state.cells.items()}
+    return replace(state, cells=cells)
 
 
 def _live_scores(results: pl.LazyFrame, reviews: pl.LazyFrame) -> pl.DataFrame:

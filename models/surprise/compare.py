@@ -5,17 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from tocsin.models.surprise.baselines import difference, nearest
 from tocsin.models.surprise.detector import DetectorConfig
 from tocsin.models.surprise.evaluate import at_recall, best, curve, levels
 from tocsin.models.surprise.model import SurpriseModel
-from tocsin.models.surprise.train import Footage, score_clip
+from tocsin.models.surprise.motion import grey
+from tocsin.models.surprise.simulation.novelties import Novelty
+from tocsin.models.surprise.train import Footage, moved, score_clip
 
 UNCOMPENSATED = "uncompensated"
 AT_RECALL = "false_per_hour_at_recall"
 Figures = dict[str, float | None]
+
+
+class Watched:
+    """A model's `encode` that keeps what it encodes, so that clips which the pipeline has scored need not be encoded again."""
+
+    def __init__(self, model: SurpriseModel) -> None:
+        self._model = model
+        self._tokens: list[Tensor] = []
+        self._shades: list[Tensor] = []
+
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        """As `SurpriseModel.encode`."""
+        tokens = self._model.encoder(pixels).tokens
+        self._tokens.append(tokens.half())
+        self._shades.append(grey(pixels))
+        return {"tokens": self._model.whitened(tokens)}
+
+    def clip(self, novelties: Sequence[Novelty]) -> Footage:
+        """What was encoded since the last call, as one clip with its truth."""
+        tokens, shades = torch.cat(self._tokens), torch.cat(self._shades)
+        self._tokens, self._shades = [], []
+        return moved(tokens, shades, novelties)
 
 
 class _Form(NamedTuple):

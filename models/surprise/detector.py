@@ -84,10 +84,8 @@ class Verdict(NamedTuple):
 
 def blank(count: int, config: DetectorConfig) -> DetectorState:
     """The state before the first frame."""
-    zero, past, course = (
-        torch.zeros(count),
-        *(torch.full((count, size), -1.0) for size in (config.window, config.recent)),
-    )
+    zero = torch.zeros(count)
+    past, course = (torch.full((count, size), -1.0) for size in (config.window, config.recent))
     return DetectorState(past, zero, zero, torch.full((count,), 1e6), zero, course)
 
 

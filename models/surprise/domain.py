@@ -8,7 +8,19 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tocsin.models.domain import SHIPPED, SIM, DecimalComma, Domain, Evaluation, Feed, Option, Shot, Trained, Training
+from tocsin.models.domain import (
+    SHIPPED,
+    SIM,
+    DecimalComma,
+    Domain,
+    Evaluation,
+    Feed,
+    Option,
+    Shot,
+    Trained,
+    Training,
+    shown,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +29,7 @@ if TYPE_CHECKING:
     from tocsin.models.attempts import Attempt
     from tocsin.models.gate import Candidate
     from tocsin.models.surprise.evaluate import Counted
-    from tocsin.models.surprise.model import SurpriseModel
+    from tocsin.models.surprise.model import Encoding, SurpriseModel
     from tocsin.models.surprise.simulation.novelties import Novelty
     from tocsin.models.surprise.train import Footage
     from tocsin.models.vision.appearance import Appearance
@@ -39,11 +51,11 @@ class Surprise(Domain):
     """Clips of underwater cameras, or simulated dives.
 
     Args:
-        results: shots, their rate, and a model's folder and version -> the pipeline's table, the sequence numbers at which an alert
-            was raised, and the bytes of all frames.
+        results: shots, their rate, a model's folder and version, and what encodes frames in place of the model, if anything -> the
+            pipeline's table, the sequence numbers at which an alert was raised, and the bytes of all frames.
     """
 
-    results: Callable[[Iterable[Shot], float, Path, str], tuple[pl.DataFrame, list[int], int]]
+    results: Callable[[Iterable[Shot], float, Path, str, Encoding | None], tuple[pl.DataFrame, list[int], int]]
 
     def train(
         self,
@@ -55,7 +67,7 @@ class Surprise(Domain):
             Option("Keep the predictor of this model, and train only triage [train both].", metavar="DIR|shipped"),
         ] = None,
     ) -> Trained:
-        """Train a predictor on clips, without their truth, or on simulated dives; and triage on dives, and on pans over the clips.
+        """Train a predictor on clips, without their truth, or on dives; and triage on dives, and on pans over clips and textures.
 
         The detector's level is selected on validation dives, and on other pans over the same clips, that are not trained on.
 
@@ -131,9 +143,15 @@ class Surprise(Domain):
         from tocsin.models.vision.looks import Looks, doubt
 
         counts, total_bytes, kept_bytes, first, looks = {}, 0, 0, 0, {}
-        paced = Counted()
+        paced, model = Counted(), load(folder)
+        seen: list[Footage] = []
+        watched = compare.Watched(model) if uncompensated or baselines else None
         for name, frames, truth in _labelled(data, decimal_comma):
-            table, begins, size = self.results(map(Shot, frames), RATE, folder, version)
+            table, begins, size = self.results(
+                map(Shot, frames), RATE, folder, version, watched.encode if watched else None
+            )
+            if watched:
+                seen.append(watched.clip(truth))
             counts[name] = counted(begins, table["novel"].to_list(), truth, rate=RATE)
             paced += counted(uniform(len(table), round(PACE * RATE)), [False] * len(table), truth, rate=RATE)
             first += table["score"].null_count()
@@ -141,7 +159,7 @@ class Surprise(Domain):
             total_bytes += size
             kept_bytes += round(size * table["frame"].count() / max(len(table), 1))
         total = sum(counts.values(), Counted())
-        beside = self._beside(folder, data, decimal_comma, total, uncompensated, baselines)
+        beside = _beside(model, seen, total, uncompensated=uncompensated, baselines=baselines)
         clips = {
             name: {**count.figures(), "novelties": count.novelties, "in_domain": looks[name].share}
             for name, count in counts.items()
@@ -151,7 +169,7 @@ class Surprise(Domain):
                 **total.figures(),
                 **({compare.AT_RECALL: total.figures()["false_per_hour"]} if beside else {}),
                 "saved_bytes": 1 - kept_bytes / max(total_bytes, 1),
-                "parameters": load(folder).parameters,
+                "parameters": model.parameters,
             },
             {"clips": clips},
             baselines={**beside, f"an alert every {PACE} s": {name: paced.figures()[name] for name in PACED}},
@@ -167,31 +185,6 @@ class Surprise(Domain):
             doubt=doubt("surprise", looks),
         )
 
-    def _beside(
-        self, folder: Path, data: str, decimal_comma: bool, total: Counted, uncompensated: bool, baselines: bool
-    ) -> dict[str, dict[str, float | None]]:
-        """Figures of what the model is compared with, on the same clips; see `tocsin.models.surprise.compare`."""
-        from tocsin.models.surprise import compare
-        from tocsin.models.surprise.baselines import bank
-        from tocsin.models.surprise.model import load
-        from tocsin.models.surprise.simulation.scene import TRAIN_SEEDS
-        from tocsin.models.surprise.train import footage, pieces
-
-        found: dict[str, dict[str, float | None]] = {}
-        if not (uncompensated or baselines):
-            return found
-        model, recall = load(folder), total.figures()["recall"]
-        clips = [
-            footage(pieces(frames, model.size), model.encoder, truth)
-            for _, frames, truth in _labelled(data, decimal_comma)
-        ]
-        if uncompensated:
-            found |= compare.without_motion(model, clips, recall, rate=RATE)
-        if baselines:
-            memory = bank([load_footage(seed, model.encoder) for seed in TRAIN_SEEDS[::10]])
-            found |= compare.baselines(model, clips, memory, recall, rate=RATE)
-        return found
-
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
         """Feed a video, a camera's stream or a simulated dive."""
         from tocsin.models.surprise.simulation.scene import Dive
@@ -202,13 +195,28 @@ class Surprise(Domain):
         return Feed(shots=map(Shot, frames), rate=rate, live="://" in source)
 
 
+def _beside(
+    model: SurpriseModel, clips: Sequence[Footage], total: Counted, *, uncompensated: bool, baselines: bool
+) -> dict[str, dict[str, float | None]]:
+    """Figures of what the model is compared with, on the same clips; see `tocsin.models.surprise.compare`."""
+    from tocsin.models.surprise import compare
+    from tocsin.models.surprise.baselines import bank
+    from tocsin.models.surprise.simulation.scene import TRAIN_SEEDS
+
+    found: dict[str, dict[str, float | None]] = {}
+    recall = total.figures()["recall"]
+    if uncompensated:
+        found |= compare.without_motion(model, clips, recall, rate=RATE)
+    if baselines:
+        memory = bank([load_footage(seed, model.encoder) for seed in TRAIN_SEEDS[::10]])
+        found |= compare.baselines(model, clips, memory, recall, rate=RATE)
+    return found
+
+
 def _line(name: str, clip: Mapping[str, Any]) -> str:
-    """A clip's metrics as one line of text; n/a where one has no meaning."""
-    shown = {"precision": 2, "recall": 2, "recall_covered": 2, "false_per_hour": 0}
-    figures = [
-        f"{figure} " + ("n/a" if clip[figure] is None else f"{clip[figure]:.{digits}f}")
-        for figure, digits in shown.items()
-    ]
+    """A clip's metrics as one line of text."""
+    digits = {"precision": 2, "recall": 2, "recall_covered": 2, "false_per_hour": 0}
+    figures = [f"{figure} {shown(clip[figure], decimals)}" for figure, decimals in digits.items()]
     return f"{name}: {clip['novelties']} novelties, " + ", ".join(figures)
 
 
@@ -248,8 +256,8 @@ def _appearance(run: Training) -> Appearance:
 def _footage(
     run: Training, encoder: Encoder, *, only_triage: bool
 ) -> tuple[list[Footage], list[Footage], list[list[Frame]]]:
-    """Read the clips to train on: dives, the clips, and pans over frames of the clips; those to validate on, see `_unseen`; and the
-    stills of each clip.
+    """Read the clips to train on: dives, the clips, and pans over frames of the clips and, with the dives, over textures; those to
+    validate on, see `_unseen`; and the stills of each clip.
     """
     from tocsin.models.surprise import pans
     from tocsin.models.surprise.simulation.scene import LESSON_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS
@@ -261,9 +269,9 @@ def _footage(
     stills = [pans.stills(path, pans.PANS, rate=RATE) for path in paths]
     each = pans.count(len(paths))
     read = [] if only_triage else paths
-    task = run.progress.add_task(
-        "looking", total=len(dives) + len(read) + len(VALIDATION_SEEDS) + len(paths) * (each + pans.VALIDATION)
-    )
+    textures = pans.over_textures(encoder, rate=RATE) if SIM in run.data else ()
+    known = len(dives) + len(read) + len(paths) * each + (pans.TEXTURES if textures else 0)
+    task = run.progress.add_task("looking", total=known + len(VALIDATION_SEEDS) + len(paths) * pans.VALIDATION)
 
     def looked(footage: Iterable[Footage]) -> Iterator[Footage]:
         for clip in footage:
@@ -276,6 +284,7 @@ def _footage(
                 (load_footage(seed, encoder, covers=seed in LESSON_SEEDS) for seed in dives),
                 (load_footage(path, encoder) for path in read),
                 pans.lessons(stills, each, encoder, rate=RATE, seed=pans.TRAIN_SEED),
+                textures,
             )
         )
     )

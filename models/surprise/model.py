@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -28,6 +29,8 @@ from tocsin.models.vision.encoder import load as load_encoder
 TRIAGE = "triage."
 """Prefix of the names of its weights."""
 SHIPPED = Path(__file__).parent / "weights" / "dives"
+Encoding = Callable[[Tensor], dict[str, Tensor]]
+"""`[B, 3, H, W] uint8` -> `tokens`, as `SurpriseModel.encode`."""
 
 
 class Memory(NamedTuple):
@@ -37,7 +40,7 @@ class Memory(NamedTuple):
         predictor: the predictor's state.
         detector: the detector's state.
         adapter: `[B, C, rank]`, each camera's adapter.
-        suspects: `[B, memory, h, w]`, triage's state.
+        suspects: `[B, heads * memory, h, w]`, triage's state.
     """
 
     predictor: PredictorState
@@ -125,7 +128,7 @@ class SurpriseModel:
         """The state of `count` cameras before their first frames."""
         c = self.config
         adapter = torch.zeros(count, c.network.tokens, c.rank)
-        suspects = torch.zeros(count, c.triage.memory if c.triage else 1, *self.grid)
+        suspects = torch.zeros(count, c.triage.state if c.triage else 1, *self.grid)
         return Memory(self.predictor.blank(count, self.grid), detector.blank(count, c.detector), adapter, suspects)
 
     @torch.inference_mode()
@@ -224,10 +227,18 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> SurpriseModel
     triage = None
     if config.triage:
         triage = Triage(config.triage, tokens=config.network.tokens, compensates=config.network.compensates)
-        triage.load_state_dict({n.removeprefix(TRIAGE): t for n, t in weights.items() if n.startswith(TRIAGE)})
+        triage.load_state_dict(_heads({n: t for n, t in weights.items() if n.startswith(TRIAGE)}, config.triage.heads))
     e = config.encoder
     encoder = load_encoder(e.source, size=(e.height, e.width), device=device, layer=e.layer, merge=e.merge)
     return SurpriseModel(config, predictor, encoder, triage)
+
+
+def _heads(weights: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """The weights of triage. An earlier version's had one head: each of `count` is that one, so that all states have one shape."""
+    names = {name: name.removeprefix(TRIAGE) for name in weights}
+    if any(name.startswith("heads.") for name in names.values()):
+        return {name: weights[stored] for stored, name in names.items()}
+    return {f"heads.{head}.{name}": weights[stored] for stored, name in names.items() for head in range(count)}
 
 
 def _step(expected: Expected, tokens: Tensor, basis: Tensor) -> Tensor:
@@ -242,5 +253,5 @@ def _step(expected: Expected, tokens: Tensor, basis: Tensor) -> Tensor:
 
 
 def _reshape_mask(mask: Tensor, tensor: Tensor) -> Tensor:
-    """Reshape a mask `[B]` to as many dimensions as `other` has."""
+    """Reshape a mask `[B]` to as many dimensions as `tensor` has."""
     return mask.view(-1, *[1] * (tensor.dim() - 1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -61,7 +60,7 @@ def ego_motion(
     """
     if not len(after):
         return still(0)
-    results = list(each(partial(flow.between, every=EVERY), before.numpy(), after.numpy()))
+    results = list(each(_measured, before.numpy(), after.numpy()))
     flows, affine = (np.stack(parts) for parts in zip(*results, strict=True))  # [B, *SIZE, 2], [B, 2, 3]
     height, width = SIZE
     points, sample = flow.places(SIZE, EVERY), flow.sampled(flows, EVERY)
@@ -80,6 +79,12 @@ def ego_motion(
         np.median(np.linalg.norm(residual, axis=2), axis=1) / width,
     ]
     return Motion(torch.from_numpy(_normalised(affine)), torch.from_numpy(np.stack(action, 1).astype(np.float32)))
+
+
+def _measured(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The flow between two grey frames, and the camera's similarity."""
+    found, similarity = flow.between(before, after, EVERY)
+    return found, flow.refined(before, after, similarity)
 
 
 def _slope(values: NDArray[np.float32]) -> NDArray[np.float32]:

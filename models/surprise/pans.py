@@ -1,4 +1,6 @@
-"""Pans over frames of real clips, as lessons of triage: what is new is drawn into them, or cut out of a frame in other colours."""
+"""Pans over frames of real clips and over simulated textures, as lessons of triage: what is new is drawn into them, or cut out of a
+frame in other colours.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ import torch
 
 from tocsin.models.surprise.composites import covered, panned, patch
 from tocsin.models.surprise.simulation.scene import TRAIN
+from tocsin.models.surprise.simulation.textures import texture
 from tocsin.models.surprise.train import Footage, footage, pieces
 from tocsin.models.vision.encoder import Encoder
 from tocsin.models.vision.video import Frame, read
@@ -21,7 +24,9 @@ PANS, MOST = 10, 60
 """Pans to train on per clip, and about how many over all clips."""
 VALIDATION = 2
 """Further pans per clip, on which the detector's level is selected."""
-TRAIN_SEED, VALIDATION_SEED = 0, 1
+TRAIN_SEED, VALIDATION_SEED, TEXTURE_SEED = 0, 1, 5
+TEXTURES, TOGETHER = 36, 3
+"""Textures to train on with the simulated dives, a pan over each; and how many are as the stills of one clip."""
 SECONDS = 30.0
 OFTEN = (4, 8)
 """Least and most novelties a minute."""
@@ -39,6 +44,12 @@ def stills(path: Path, count: int, *, rate: float) -> list[Frame]:
         if len(kept) == 2 * count:
             kept, every = kept[::2], 2 * every
     return [kept[at] for at in np.linspace(0, len(kept) - 1, min(count, len(kept))).round().astype(int)]
+
+
+def over_textures(encoder: Encoder, *, rate: float) -> Iterator[Footage]:
+    """As `lessons`, over simulated textures in the place of clips' stills."""
+    groups = [[texture(first + number) for number in range(TOGETHER)] for first in range(0, TEXTURES, TOGETHER)]
+    return lessons(groups, TOGETHER, encoder, rate=rate, seed=TEXTURE_SEED)
 
 
 def count(clips: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -24,8 +25,6 @@ from tocsin.models.vision.encoder import Encoder
 
 FLIPPED = torch.tensor([-1.0, 1, 1, -1, 1, 1, -1, 1])
 """Signs of the components of `ACTION` after a horizontal flip."""
-
-
 ALLOWED = 30.0
 """False alerts an hour on validation clips when the level is chosen. Other scenes have more."""
 
@@ -85,10 +84,14 @@ def footage(pixels: Iterable[Tensor], encoder: Encoder, novelties: Sequence[Nove
     for batch in pixels:
         tokens.append(encoder(batch).tokens.half())
         shades.append(grey(batch))
-    greys, first = torch.cat(shades), still(1)
-    rest = ego_motion(greys[:-1], greys[1:])
+    return moved(torch.cat(tokens), torch.cat(shades), novelties)
+
+
+def moved(tokens: Tensor, shades: Tensor, novelties: Sequence[Novelty] = ()) -> Footage:
+    """A clip of encoded frames, with the motion that its grey frames show."""
+    first, rest = still(1), ego_motion(shades[:-1], shades[1:])
     motion = Motion(torch.cat([first.warp, rest.warp]), torch.cat([first.action, rest.action]))
-    return Footage(torch.cat(tokens), motion, greys, novelties)
+    return Footage(tokens, motion, shades, novelties)
 
 
 def fit(
@@ -124,7 +127,7 @@ def fit(
         predictor = _predictor(clips, config, encoder, recipe, generator, progress)
         progress = None
     labelled = [clip for clip in clips if clip.covered is not None]
-    triage = _triage(predictor, labelled, config, recipe, encoder, generator, progress) if labelled else None
+    triage = _triage(predictor, labelled, config, recipe, encoder.grid, seed, progress) if labelled else None
     return SurpriseModel(replace(config, triage=triage.config if triage else None), predictor, encoder, triage)
 
 
@@ -153,11 +156,9 @@ def _predictor(
 
 def calibrate(model: SurpriseModel, clips: Sequence[Footage], *, rate: float) -> SurpriseConfig:
     """The model's config with the detector level that is best on validation clips with a truth, see `ALLOWED`."""
-    scores, candidates = (
-        [score_clip(model, clip) for clip in clips],
-        levels(model.config.detector, triaged=bool(model.triage)),
-    )
-    found = curve(scores, [c.novelties for c in clips], candidates, rate=rate)
+    scores = [score_clip(model, clip) for clip in clips]
+    tried = levels(model.config.detector, triaged=bool(model.triage))
+    found = curve(scores, [clip.novelties for clip in clips], tried, rate=rate)
     return replace(model.config, detector=best(found, most=ALLOWED))
 
 
@@ -225,36 +226,46 @@ def _triage(
     clips: Sequence[Footage],
     config: SurpriseConfig,
     recipe: Recipe,
-    encoder: Encoder,
-    generator: torch.Generator,
+    grid: tuple[int, int],
+    seed: int,
     progress: Callable[[int, float], None] | None,
 ) -> Triage:
     """Train triage on the errors of the trained predictor."""
     c = config.network
-    triage = Triage(config.triage or TriageConfig(), tokens=c.tokens, compensates=c.compensates)
+    sizes = config.triage or TriageConfig()
+    triage = Triage(sizes, tokens=c.tokens, compensates=c.compensates)
     lessons = [
-        Lesson(_evidence(predictor, clip, encoder), clip.motion.warp, clip.covered)
+        Lesson(_evidence(predictor, clip, grid), clip.motion.warp, clip.covered)
         for clip in clips
         if clip.covered is not None
     ]
-    teach(
-        triage,
-        lessons,
-        steps=recipe.triage_steps,
-        clips=recipe.triage_clips,
-        length=recipe.length,
-        generator=generator,
-        progress=progress,
-    )
+    for number in range(sizes.heads):
+        begin(own := sizes.heads * seed + number)
+        alone = Triage(replace(sizes, heads=1), tokens=c.tokens, compensates=c.compensates)
+        teach(
+            alone,
+            lessons,
+            steps=recipe.triage_steps,
+            clips=recipe.triage_clips,
+            length=recipe.length,
+            generator=torch.Generator().manual_seed(own),
+            progress=progress and partial(_later, progress, number * recipe.triage_steps),
+        )
+        triage.heads[number] = alone.heads[0]
     return triage
 
 
+def _later(progress: Callable[[int, float], None], done: int, step: int, loss: float) -> None:
+    """Report a step of a head that follows others of `done` steps."""
+    progress(done + step, loss)
+
+
 @torch.inference_mode()
-def _evidence(predictor: Predictor, clip: Footage, encoder: Encoder) -> Tensor:
+def _evidence(predictor: Predictor, clip: Footage, grid: tuple[int, int]) -> Tensor:
     """The input of triage for a clip, `[T, C + 1, h, w]`, half precision. The first frame has no prediction and is 0."""
-    errors, state = [], predictor.blank(1, encoder.grid)
+    errors, state = [], predictor.blank(1, grid)
     for at in range(len(clip.tokens)):
-        tokens = predictor.whitened(clip.tokens[at : at + 1].float(), encoder.grid)
+        tokens = predictor.whitened(clip.tokens[at : at + 1].float(), grid)
         expected, moved = predictor(state, Motion(clip.motion.warp[at : at + 1], clip.motion.action[at : at + 1]))
         errors.append((evidence(expected, tokens) * (at > 0)).half())
         state = predictor.update(moved, tokens)

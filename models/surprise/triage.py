@@ -25,16 +25,43 @@ class TriageConfig:
     Args:
         hidden: channels of its convolutions.
         memory: channels of its state for each place.
+        heads: networks, each trained by itself, whose logits are averaged. A recording that one errs on is seldom another's.
         top: number of places, the most suspect ones, whose mean logit is the frame's score.
     """
 
     hidden: int = 32
     memory: int = 8
+    heads: int = 2
     top: int = 6
+
+    @property
+    def state(self) -> int:
+        """Channels of all states together."""
+        return self.heads * self.memory
+
+
+class Head(nn.Module):
+    """One network of triage."""
+
+    def __init__(self, config: TriageConfig, *, tokens: int) -> None:
+        super().__init__()
+        c = config
+        self.look = nn.Conv2d(tokens + 3 + c.memory, c.hidden, 3, padding=1)
+        self.around = nn.Conv2d(c.hidden, c.hidden, 3, padding=2, dilation=2)
+        self.say = nn.Conv2d(c.hidden, 1 + 2 * c.memory, 1)
+        begins = torch.zeros(1 + 2 * c.memory)
+        begins[0], begins[1 + c.memory :] = RARE, -1.0  # gates start low: most of the state stays
+        self.say.bias = nn.Parameter(begins)
+
+    def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The logit of each place, `[B, h, w]`, and the new state `[B, memory, h, w]`."""
+        output = self.say(F.gelu(self.around(F.gelu(self.look(torch.cat([inputs, state], 1))))))
+        logits, update, share = output.split([1, state.shape[1], state.shape[1]], 1)
+        return logits[:, 0], state + share.sigmoid() * (update.tanh() - state)
 
 
 class Triage(nn.Module):
-    """A recurrent network over the prediction error of each place.
+    """Recurrent networks over the prediction error of each place.
 
     Caustics, particles and an unseen bottom cause errors, too. Their errors differ from those of a novelty in look and duration.
     The network sees errors, not the picture: what it learns from simulated novelties must hold for kinds that it has never seen.
@@ -50,19 +77,13 @@ class Triage(nn.Module):
     def __init__(self, config: TriageConfig, *, tokens: int, compensates: bool) -> None:
         super().__init__()
         self.config, self.compensates = config, compensates
-        c = config
-        self.look = nn.Conv2d(tokens + 3 + c.memory, c.hidden, 3, padding=1)
-        self.around = nn.Conv2d(c.hidden, c.hidden, 3, padding=2, dilation=2)
-        self.say = nn.Conv2d(c.hidden, 1 + 2 * c.memory, 1)
-        begins = torch.zeros(1 + 2 * c.memory)
-        begins[0], begins[1 + c.memory :] = RARE, -1.0  # gates start low: most of the state stays
-        self.say.bias = nn.Parameter(begins)
+        self.heads = nn.ModuleList(Head(config, tokens=tokens) for _ in range(config.heads))
 
     def forward(self, state: Tensor, evidence: Tensor, warp: Tensor) -> tuple[Tensor, Tensor]:
         """Score the places of a frame.
 
         Args:
-            state: `[B, memory, h, w]`; zeros before a camera's second frame.
+            state: `[B, heads * memory, h, w]`; zeros before a camera's second frame.
             evidence: `[B, C + 1, h, w]`, from `evidence`.
             warp: into the frame, as in `Motion`.
 
@@ -80,11 +101,10 @@ class Triage(nn.Module):
             error.log1p(),
             (error / (usual + CALM)).log1p(),
             evidence[:, -1:],
-            state,
         ]
-        output = self.say(F.gelu(self.around(F.gelu(self.look(torch.cat(inputs, 1))))))
-        logits, update, share = output.split([1, self.config.memory, self.config.memory], 1)
-        return logits[:, 0], state + share.sigmoid() * (update.tanh() - state)
+        seen, states = torch.cat(inputs, 1), state.chunk(len(self.heads), 1)
+        logits, states = zip(*(head(seen, own) for head, own in zip(self.heads, states, strict=True)), strict=True)
+        return torch.stack(logits).mean(0), torch.cat(states, 1)
 
     def score(self, logits: Tensor) -> Tensor:
         """Score each frame, `[B, h, w]` -> `[B]`: the mean logit of its most suspect places."""

@@ -70,7 +70,7 @@ def teach(
 
 def _loss(triage: Triage, evidence: Tensor, warp: Tensor, covered: Tensor) -> Tensor:
     """Cross-entropy of the places and of the frames after the lead; each argument is `[B, T, ...]`."""
-    state = evidence.new_zeros(len(evidence), triage.config.memory, *evidence.shape[3:])
+    state = evidence.new_zeros(len(evidence), triage.config.state, *evidence.shape[3:])
     total = evidence.new_zeros(())
     for at in range(evidence.shape[1]):
         logits, state = triage(state, evidence[:, at], warp[:, at])

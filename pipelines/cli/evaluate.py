@@ -74,9 +74,11 @@ def evaluate(
 
 def table(report: Report, digits: int) -> list[str]:
     """A report as lines of text: figures with the baselines beside them, what was judged, and what was left out."""
+    from tocsin.models.domain import shown
+
     figures, baselines = report["figures"], report["baselines"]
     columns = {"": list(figures)} | {
-        name: [_cell(values, figure, digits) for figure in figures]
+        name: [shown(values[figure], digits) if figure in values else "" for figure in figures]
         for name, values in {"model": figures, **baselines}.items()
     }
     widths = [max(len(cell) for cell in (name, *cells)) for name, cells in columns.items()]
@@ -90,14 +92,6 @@ def table(report: Report, digits: int) -> list[str]:
     if (share := report["in_domain"]) is not None:
         lines.append(f"like the training data: {share:.0%}")
     return lines
-
-
-def _cell(values: Mapping[str, Any], figure: str, digits: int) -> str:
-    """A figure as text: nothing where there is none, n/a where it has no meaning."""
-    if figure not in values:
-        return ""
-    value = values[figure]
-    return "n/a" if value is None else f"{value:z.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def _record(settings: Settings, registered: tuple[str, str, Path], figures: Mapping[str, Any], data: str) -> None:

@@ -29,7 +29,9 @@ from tests.conftest import ROOT, Once
 from tests.support.cameras import LEVELS
 from tests.support.dives import SEEN, SIZE, pan, small_model
 from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.models.surprise.model import load as load_model
 from tocsin.models.surprise.simulation.scene import Dive
+from tocsin.models.vision.encoder import Encoded, Encoder
 from tocsin.pipelines.cli.app import app
 from tocsin.pipelines.query import results
 from tocsin.pipelines.runtime.kafka import clients
@@ -269,10 +271,20 @@ def test_anyone_can_compare_the_model_with_itself_without_motion_and_with_baseli
     monkeypatch.setattr("tocsin.models.surprise.simulation.scene.Dive", partial(Dive, seconds=4, size=SIZE))
     data = recordings(tmp_path / "data", 4.0, 5.0)
     command = ("evaluate", "surprise", "--data", str(data), "--model", str(weights), "--uncompensated", "--baselines")
+    encode, encoded = Encoder.__call__, dict[str, int]()
+
+    def counting(encoder: Encoder, frames: torch.Tensor) -> Encoded:
+        encoded[encoder.name] = encoded.get(encoder.name, 0) + len(frames)
+        return encode(encoder, frames)
+
+    monkeypatch.setattr(Encoder, "__call__", counting)
     (said,) = tocsin(settings, *command, "--json").said
     figures, beside = said["figures"], said["baselines"]
     assert list(beside) == ["uncompensated", "kNN novelty", "frame difference", "an alert every 10 s"]
     assert figures["false_per_hour_at_recall"] == figures["false_per_hour"]
+    assert encoded[load_model(weights).encoder.name] == 120 + 40, (
+        "each frame of the clips once, and the dive of the kNN"
+    )
     for name in list(beside)[:3]:
         assert set(beside[name]) == {
             "precision", "recall", "recall_covered", "f1", "f2", "false_per_hour", "saved", "false_per_hour_at_recall",
@@ -303,7 +315,7 @@ def test_training_on_clips_registers_a_champion_that_judges(
     )
     for name, seed in (("TRAIN_SEEDS", 100), ("VALIDATION_SEEDS", 700)):
         monkeypatch.setattr(f"tocsin.models.surprise.simulation.scene.{name}", (seed,))
-    for name, value in (("PANS", 1), ("VALIDATION", 1), ("SECONDS", 4.0)):
+    for name, value in (("PANS", 1), ("VALIDATION", 1), ("TEXTURES", 1), ("TOGETHER", 1), ("SECONDS", 4.0)):
         monkeypatch.setattr(f"tocsin.models.surprise.pans.{name}", value)
     monkeypatch.setattr("tocsin.models.surprise.simulation.scene.Dive", partial(Dive, seconds=4, size=SIZE))
     given = {**settings, "mlflow.enabled": "true", "pipelines.surprise.model": "surprise@champion"}

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.dives import CONFIG, RECIPE, SIZE, pan
+from tests.support.dives import CONFIG, RECIPE, SIZE, as_before, pan
 from tocsin.models.surprise.config import SurpriseConfig
 from tocsin.models.surprise.model import Memory, SurpriseModel, load
 from tocsin.models.surprise.motion import Motion
 from tocsin.models.surprise.train import FLIPPED, Footage, calibrate, fit, footage, score_clip
+from tocsin.models.surprise.triage import Triage, TriageConfig
 from tocsin.models.vision.encoder import Encoder
 from tocsin.models.vision.encoder import load as encoder
 
@@ -151,6 +152,18 @@ def test_a_stored_model_is_the_same_and_refuses_another_encoder(
         load(tmp_path, device="cpu")
 
 
+def test_a_stored_model_of_one_head_has_it_twice(model: SurpriseModel, eye: Encoder, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = TriageConfig(hidden=4, memory=2, heads=1)
+    triage = Triage(sizes, tokens=CONFIG.network.tokens, compensates=True)
+    SurpriseModel(replace(model.config, triage=sizes), model.predictor, eye, triage).save(tmp_path)
+    clip, single = footage([pan(6)], eye), load(tmp_path, device="cpu")
+    as_before(tmp_path)
+    both = load(tmp_path, device="cpu")
+    assert both.triage is not None and len(both.triage.heads) == 2
+    assert torch.allclose(score_clip(both, clip), score_clip(single, clip), atol=1e-6)
+
+
 def test_the_level_is_settled_on_clips_with_a_truth(model: SurpriseModel, eye: Encoder) -> None:
     from tocsin.models.surprise.simulation.novelties import Novelty
 
@@ -194,5 +207,7 @@ def test_a_predictor_can_be_kept_and_triage_trained_for_it(
         predictor=model.predictor,
         progress=lambda step, loss: losses.append((step, loss)),
     )
-    assert kept.triage is not None and [step for step, _ in losses] == [0, 1, 2, 3]
+    assert kept.triage is not None and [step for step, _ in losses] == list(range(2 * 4))  # of two heads
+    one, other = kept.triage.heads
+    assert not torch.equal(one.look.weight, other.look.weight)
     assert all(torch.equal(t, before[name]) for name, t in kept.predictor.state_dict().items())

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tocsin.models.surprise.motion import ACTION, SIZE, ego_motion, grey, still
+from tocsin.models.vision.flow import refined
 
 HEIGHT, WIDTH = SIZE
 
@@ -70,6 +71,27 @@ def test_what_moves_by_itself_is_not_taken_for_the_cameras_motion() -> None:
     before[30:50, 20:60], after[30:50, 32:72] = fish, fish
     action = dict(zip(ACTION, motion(after, before).action[0].tolist(), strict=True))
     assert action["shift_x"] * WIDTH == pytest.approx(-4, abs=0.4)
+
+
+@pytest.mark.parametrize("light", [0, 25])
+def test_a_pattern_that_repeats_does_not_pull_the_motion_aside(light: int) -> None:
+    """Tiles of ten pixels under weak light, a shift of half a tile's joint, and a lamp that moves."""
+    rng, (y, x) = np.random.default_rng(2), np.mgrid[:HEIGHT, :WIDTH]
+    lamp = light * np.exp(-((x - WIDTH / 2) ** 2 + (y - HEIGHT / 2) ** 2) / 900)
+
+    def tiles(shift: float) -> np.ndarray:
+        joints = np.maximum(np.cos(2 * np.pi * (x - shift) / 10), np.cos(2 * np.pi * y / 10)) ** 9
+        return np.clip(90 + 12 * joints + rng.normal(0, 2, SIZE), 0, 255)
+
+    before, after = tiles(0), tiles(1.3) + lamp
+    action = dict(zip(ACTION, motion(after.astype(np.uint8), before.astype(np.uint8)).action[0].tolist(), strict=True))
+    assert (action["shift_x"] * WIDTH, action["shift_y"] * WIDTH) == pytest.approx((-1.3, 0), abs=0.1)
+
+
+def test_a_fit_that_leads_away_is_refused() -> None:
+    first = np.eye(2, 3)
+    first[0, 2] = 40.0
+    assert np.array_equal(refined(view(), ground(5)[:HEIGHT, :WIDTH], first, steps=30), first)
 
 
 def test_frames_without_any_texture_have_no_motion() -> None:

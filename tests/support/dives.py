@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from tocsin.models.surprise.config import EncoderConfig, SurpriseConfig
 from tocsin.models.surprise.detector import DetectorConfig
@@ -43,7 +45,16 @@ def small_model(folder: Path) -> None:
         encoder=SEEN,
         network=CONFIG.network,
         rank=2,
-        detector=DetectorConfig(warmup=10, window=60, cooldown=10, factor=8.0),
+        detector=DetectorConfig(warmup=10, window=60, cooldown=10, factor=12.0),
         appearance=Appearance(highlights=(30, None)),
     )
     fit([footage([pan(60, seed=n, speed=3.0 + 3 * n)], eye) for n in range(3)], config, eye, RECIPE).save(folder)
+
+
+def as_before(folder: Path) -> None:
+    """Rewrite a model with one head of triage as it was stored when there was no other."""
+    config = json.loads((folder / "config.json").read_text())
+    assert config["triage"].pop("heads") == 1
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    save_file({name.replace("heads.0.", ""): t for name, t in weights.items()}, folder / "model.safetensors")
