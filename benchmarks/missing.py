@@ -208,19 +208,18 @@ def _occupancy(folders: Sequence[Path], keep: Path, seeds: Sequence[int]) -> Non
             print(f"{name}, seed {seed}: {imputer.parameters} parameters", flush=True)
             judged = rooms_series(grids[name])
             _errors(f"in a stream, {name}", judged, imputer, fills, seed, LENGTHS["occupancy"], found, every=29)
-            for kind, share in [c for c in CASES if c[0] == BLOCKS]:
-                gapped = _with_gaps(table, kind, share, seed)
-                given = {
-                    "off": [],
-                    "mean of 30 rows": [_impute(window_mean, 30, imputer)],
-                    "k-NN": [_impute(fills["k-NN"], 1, imputer)],
-                    "network": [_impute(imputer, imputer.config.rows, imputer)],
-                }
-                for method, stages in given.items():
-                    found.setdefault((f"F1, {name}", kind, share, method), []).append(
-                        _f1(gapped, recording, model, stages)
-                    )
-        found[(f"F1, {name}", "no gaps", 0.0, "-")] = [_f1(table, recording, model, [])]
+            gapped = {(BLOCKS, share, seed): _with_gaps(table, BLOCKS, share, seed) for share in (0.1, 0.3, 0.5)}
+            given: dict[str, list[Impute]] = {
+                "last value": [],
+                "mean of 30 rows": [_impute(window_mean, 30, imputer)],
+                "k-NN": [_impute(fills["k-NN"], 1, imputer)],
+                "network": [_impute(imputer, imputer.config.rows, imputer)],
+            }
+            for method, stages in given.items():
+                for (kind, share, _), f1 in _f1(gapped, recording, model, stages).items():
+                    found.setdefault((f"F1, {name}", kind, share, method), []).append(f1)
+        whole = {("no gaps", 0.0, 0): table}
+        found[(f"F1, {name}", "no gaps", 0.0, "-")] = [*_f1(whole, recording, model, []).values()]
         _print(found)
         found.clear()
 
@@ -270,8 +269,16 @@ def _with_gaps(table: pl.DataFrame, kind: str, share: float, seed: int) -> pl.Da
     return pl.concat(parts).sort("time", "room")
 
 
-def _f1(table: pl.DataFrame, recording: Recording, model: OccupancyModel, stages: Sequence[Impute]) -> float:
-    """F1 over all minutes with a known truth, of the published state."""
+Case = tuple[str, float, int]
+
+
+def _f1(
+    tables: Mapping[Case, pl.DataFrame], recording: Recording, model: OccupancyModel, stages: Sequence[Impute]
+) -> dict[Case, float]:
+    """F1 over all minutes with a known truth, of the published state; the cases run beside each other, as rooms."""
+    table = pl.concat(
+        frame.with_columns(room=pl.lit(f"{number} ") + pl.col("room")) for number, frame in enumerate(tables.values())
+    ).sort("time", "room")
     schema = pa.schema(
         [
             pa.field("room", pa.string(), nullable=False),
@@ -296,8 +303,14 @@ def _f1(table: pl.DataFrame, recording: Recording, model: OccupancyModel, stages
     )
     frame, _ = replay(judging, table.to_arrow().cast(schema))
     verdicts = frame.select("room", "probability", predicted="occupied", time=pl.col("event_time").dt.epoch("ms"))
-    known = labelled(verdicts, recording.truth).drop_nulls("occupied")
-    return metrics(*(known[c].to_numpy() for c in ("occupied", "predicted", "probability")))["f1"]
+    scores = {}
+    for number, case in enumerate(tables):
+        mine = verdicts.filter(pl.col("room").str.starts_with(f"{number} ")).with_columns(
+            pl.col("room").str.strip_prefix(f"{number} ")
+        )
+        known = labelled(mine, recording.truth).drop_nulls("occupied")
+        scores[case] = metrics(*(known[c].to_numpy() for c in ("occupied", "predicted", "probability")))["f1"]
+    return scores
 
 
 def _print(found: Mapping[tuple[str, str, float, str], Sequence[float]]) -> None:

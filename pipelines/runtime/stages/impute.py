@@ -128,13 +128,8 @@ class Impute(Stage):
         if len(chosen := gaps.any(1).nonzero()[:, 0]):
             restored = self._restored(self._fills(windows, chosen, carried, age), regime[chosen])
             readings[chosen.numpy()] = np.where(gaps[chosen].numpy(), restored, readings[chosen.numpy()])
-            rows = rows.with_columns(
-                {
-                    name: pa.array(readings[:, i], pa.float64(), from_pandas=True)
-                    for i, name in enumerate(self._columns)
-                    if gaps[:, i].any()
-                }
-            )
+            filled = {name: readings[:, i] for i, name in enumerate(self._columns) if gaps[:, i].any()}
+            rows = rows.with_columns({n: _as(values, rows.table.schema.field(n).type) for n, values in filled.items()})
         rows = rows.with_columns({FILLED: self._filled(gaps.numpy() & ~np.isnan(readings))})
         return self._complete(rows, readings, ctx) if self._required else rows
 
@@ -223,6 +218,12 @@ class Impute(Stage):
         left = torch.from_numpy(is_open)
         ctx.refuse(rows.keep(left), stage="impute", error="NoValue", messages=lines)
         return rows.keep(~left)
+
+
+def _as(values: NDArray[np.float64], kind: pa.DataType) -> pa.Array:
+    """Filled values as a column of its own type; NaN becomes null."""
+    whole = np.rint(values) if pa.types.is_integer(kind) else values
+    return pa.array(whole, pa.float64(), from_pandas=True).cast(kind, safe=False)
 
 
 class _Windows:

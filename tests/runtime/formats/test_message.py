@@ -99,3 +99,16 @@ def test_a_format_without_options_refuses_them() -> None:
 
     with pytest.raises(ConfigError, match="Section: expected no options, got factor; remove them"):
         Codec(topic="plant", schema=SCHEMA, formats=[Section], options={"tuning": {"factor": 3}})
+
+
+def test_nan_is_null_where_a_nullable_field_says_so_and_infinity_is_not() -> None:
+    given = [b"[1, 2.5]", b"[2, null]"]
+    heat = pa.field("heat", pa.float64(), metadata={"nan": "null"})
+    for schema, rows, refused in (
+        (pa.schema([SCHEMA.field("unit"), heat]), [2.5, None], 0),
+        (pa.schema([SCHEMA.field("unit"), heat.with_nullable(False)]), [2.5], 1),
+        (SCHEMA, [2.5], 1),
+    ):
+        codec = Codec(topic="plant", schema=schema, formats=[Lines])
+        read, letters = codec.decode([record(value, n, LINES) for n, value in enumerate(given)])
+        assert (read.column("heat").to_pylist(), len(letters)) == (rows, refused)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 import torch
@@ -136,6 +137,23 @@ def test_with_levels_a_column_that_was_never_known_gets_what_is_usual() -> None:
     optional, _ = replay(_pipeline(Impute(NAMES, levels=Usual(), required=False, least=0)), _table(rows))
     assert optional.select(NAMES).rows() == [(None, 2.0, 4.0), (6.0, 2.0, 4.0)]
     assert optional[FILLED].to_list() == [[], ["y", "z"]]
+
+
+def test_a_column_keeps_its_type() -> None:
+    fields = [FIELDS[0], pa.field("x", pa.int32()), pa.field("y", pa.float32())]
+    filled = pa.field(FILLED, pa.list_(pa.string()))
+    made = Pipeline(
+        name="p",
+        topic="t",
+        schema=pa.schema(fields),
+        key="unit",
+        stages=[Impute(["x", "y"], Mixed(), window=2)],
+        results=pa.schema([*fields[1:], filled]),
+    )
+    rows = [{"unit": "a", "x": 3, "y": 0.5}, {"unit": "a", "x": None, "y": 1.5}, {"unit": "a", "x": 5, "y": None}]
+    frame, _ = replay(made, pa.Table.from_pylist(rows, schema=pa.schema(fields)))
+    assert frame.schema["x"] == pl.Int32() and frame.schema["y"] == pl.Float32()
+    assert frame["x"].to_list() == [3, 307, 5]  # 1 * (3 + 0.5) + 2 * 1.5 + 100 * 3 + 1 / 100, rounded
 
 
 def test_a_value_whose_age_is_over_the_limit_counts_as_missing() -> None:
