@@ -34,13 +34,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_topic_of_every_pipeline_is_there(written: Path) -> None:
     made = yaml.safe_load((written / "asyncapi.yaml").read_text())
-    labels = [f"labels.{name}" for name in LABELLED]
+    labels = [*(f"labels.{name}" for name in LABELLED), "context.rul"]
     expected = {*TOPICS, *labels, *(f"{t}.dlq" for t in (*TOPICS, *labels)), *(f"alerts.{n}" for n in PIPELINES)}
     assert {channel["address"] for channel in made["channels"].values()} == expected
     assert made["servers"]["kafka-1"]["host"] == "localhost:9092"
     schemas = {file.name for file in (written / "schemas").iterdir()}
     assert schemas == {
-        *(f"{topic}.schema.json" for topic in (*TOPICS, *labels) if topic.startswith(("sensors", "labels"))),
+        *(f"{topic}.schema.json" for topic in (*TOPICS, *labels) if topic.startswith(("sensors", "labels", "context"))),
         *(f"{topic}.headers.schema.json" for topic in TOPICS if topic.startswith("video")),
     }
     assert not any("geheim" in file.read_text() for file in written.rglob("*") if file.is_file())
@@ -49,7 +49,7 @@ def test_every_topic_of_every_pipeline_is_there(written: Path) -> None:
 def test_asyncapis_parser_accepts_it(written: Path, request: pytest.FixtureRequest) -> None:
     faults, channels = parsed(written / "asyncapi.yaml", request.config.cache.mkdir("asyncapi"))
     assert faults == []
-    assert len(channels) == 23
+    assert len(channels) == 25
 
 
 def test_one_pipeline_from_the_settings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_its_example_prints_what_the_page_says(name: str) -> None:
 
 
 def test_each_operator_has_a_picture_and_it_is_drawn_alike_each_time() -> None:
-    assert pictures.names() == OPERATORS
+    assert {*OPERATORS} <= {*pictures.names()}
     assert pictures.svg("gated") == pictures.svg("gated")
     for name in OPERATORS:
         assert ElementTree.fromstring(pictures.svg(name)).tag.endswith("svg")
