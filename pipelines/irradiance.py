@@ -229,10 +229,14 @@ class Sun(Stage):
         window = np.empty((len(rows), STEPS, len(RAW)), np.float32)
         names = ("soiling", "shading", "shading_azimuth", "shading_elevation", "odd")
         found = {name: np.empty(len(rows)) for name in names}
-        cells = state.cells
+        # Read and written once a step: a site's many readings would each pay for all cells.
+        sites = rows.groups().slots if len(rows) else rows.slots
+        cells = {name: cell[sites].numpy() for name, cell in state.cells.items()}
+        places = np.searchsorted(sites.numpy(), rows.slots.numpy())
         for index in rows.rounds():
-            slots, at = rows.slots[index], index.numpy()
-            known = {name: cell[slots].numpy() for name, cell in cells.items()}
+            at = index.numpy()
+            place = places[at]
+            known = {name: cell[place] for name, cell in cells.items()}
             hours = {name: known[name] for name in features.memory()}
             window[at], updated = features.advance(
                 hours, moments.time[at], {name: values[at] for name, values in given.items()}
@@ -245,10 +249,12 @@ class Sun(Stage):
             updated["odd"] = known["odd"] * FORGIVEN**passed + impossible[at]
             updated["odd_day"] = np.fmax(day, known["odd_day"])
             for name, values in updated.items():
-                cells[name][slots] = torch.from_numpy(values)
+                cells[name][place] = values
             found["odd"][at], found["soiling"][at] = updated["odd"], watch.soiling(seen)
             for name, values in zip(names[1:4], watch.shading(seen), strict=True):
                 found[name][at] = values
+        for name, values in cells.items():
+            state.cell(name)[sites] = torch.from_numpy(values)
         usual = ~impossible & (found.pop("odd") <= MOST_ODD)
         columns = {
             "clear_sky": moments.now.ghi,

@@ -203,10 +203,10 @@ def _moment(text: str) -> int | None:
 
 
 def _is_typical(year: pl.Series, month: pl.Series) -> bool:
-    """Whether a file's time goes back from one month to the next, or leaps over a year, as in a typical year."""
+    """Whether the months are each of one year, and not all of consecutive ones, as in a typical year."""
     number = year.cast(pl.Int64) * 12 + month
     moved = number.diff().drop_nulls()
-    return bool(((moved < 0) | (moved > 11)).any()) and month.n_unique() > 1
+    return bool(((moved < 0) | (moved > 11)).any()) and number.n_unique() == month.n_unique() > 1
 
 
 def _one_year(month: pl.Series, day: pl.Series) -> pl.Series:

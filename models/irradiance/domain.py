@@ -121,7 +121,9 @@ class Irradiance(Domain):
         judged = table.filter(
             pl.all_horizontal(pl.col("forecast", "target", *(f"by {name}" for name in plain)).is_not_null())
         )
-        if not judged["by_day"].any():
+        in_domain = float(np.mean(results["in_domain"].fill_null(False).to_numpy())) if len(results) else 0.0
+        doubt = _doubt(data, in_domain)
+        if not doubt and not judged["by_day"].any():
             raise ValueError(f"{data}: expected two days of readings with hours by day at least, got fewer")
 
         def numbers(part: pl.DataFrame, name: str) -> Any:
@@ -145,7 +147,6 @@ class Irradiance(Domain):
         scored = {name: errors(numbers(judged, f"by {name}"), target, by_day) for name in plain}
         reference = scored[SMART]["rmse"]
         scored = {name: {**found, "skill": skill(found["rmse"], reference)} for name, found in scored.items()}
-        in_domain = float(np.mean(results["in_domain"].fill_null(False).to_numpy()))
         return Evaluation(
             {**figures(judged), "parameters": load(folder, "cpu").parameters},
             {"sites": parts},
@@ -160,7 +161,7 @@ class Irradiance(Domain):
                 f"site {site}: " + ", ".join(f"{name} {found[name]:.2f}" for name in SHOWN)
                 for site, found in parts.items()
             ],
-            doubt=_doubt(data, in_domain),
+            doubt=doubt,
         )
 
     def feed(

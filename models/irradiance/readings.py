@@ -41,6 +41,8 @@ class Moments:
         time: ms since 1970 UTC, the ends of the intervals.
         now: the sun and the cloudless sky of the interval.
         ahead: the cloudless irradiance of the same interval an hour later, W/m2.
+        highest: the sun's highest elevation that a reading may be of, degrees; where the interval is not known, within an hour.
+        least: the least cloudless irradiance that it may be of, W/m2.
         solar_time: hours since the site's solar midnight, for each day anew.
         solar_day: number of the solar day.
         measured: `ghi` and `AIR`; NaN where unknown.
@@ -49,6 +51,8 @@ class Moments:
     time: Array
     now: sun.Expected
     ahead: Array
+    highest: Array
+    least: Array
     solar_time: Array
     solar_day: Array
     measured: Mapping[str, Array]
@@ -64,10 +68,19 @@ class Moments:
         }
         water = sun.water(air["temperature"], air["humidity"], place[2])
         solar = (time - averaged * 30_000) / DAY_MS + place[1] / 360
+        now, ahead = (sun.expected(time + hours * HOUR_MS, averaged, place, water) for hours in (0, 1))
+        highest, least = now.highest, now.ghi
+        unknown = np.isnan(columns["averaged"])  # it may be a mean of the hour before or after
+        if unknown.any():
+            near = (now, ahead, sun.expected(time - HOUR_MS, averaged, place, water))
+            highest = np.where(unknown, np.max([each.highest for each in near], axis=0), highest)
+            least = np.where(unknown, np.min([each.ghi for each in near], axis=0), least)
         return cls(
             time,
-            now=sun.expected(time, averaged, place, water),
-            ahead=sun.expected(time + HOUR_MS, averaged, place, water).ghi,
+            now=now,
+            ahead=ahead.ghi,
+            highest=highest,
+            least=least,
             solar_time=np.mod(solar, 1) * 24,
             solar_day=np.floor(solar),
             measured={"ghi": columns["ghi"], **air},
@@ -96,6 +109,6 @@ class Moments:
         (after Long and Dutton, BSRN, 2002).
         """
         ghi = self.measured["ghi"]
-        at_night = (self.now.highest < DARK) & (ghi > LIT)
-        by_day = (self.now.ghi > BY_DAY) & (ghi < BLACK * self.now.ghi)
+        at_night = (self.highest < DARK) & (ghi > LIT)
+        by_day = (self.least > BY_DAY) & (ghi < BLACK * self.least)
         return at_night | by_day | (ghi > 1.5 * self.now.outside + 100) | (ghi < COLD)

@@ -62,6 +62,8 @@ def test_a_typical_year_goes_forward(tmp_path: Path) -> None:
 def test_a_year_that_is_over_goes_on_with_the_next(tmp_path: Path) -> None:
     rows = ["2018,12,31,23,30,0,0,0,1,1,1", "2019,1,1,0,30,0,0,0,1,1,1"]
     assert times(read(nsrdb(tmp_path / "1.csv", rows, zone="0"))) == ["2018-12-31 23:30", "2019-01-01 00:30"]
+    apart = [f"{year},{month},1,0,30,0,0,0,1,1,1" for year in (2015, 2017) for month in (1, 2)]
+    assert times(read(nsrdb(tmp_path / "1.csv", apart, zone="0")))[1:3] == ["2015-02-01 00:30", "2017-01-01 00:30"]
 
 
 def test_tmy3_counts_to_24_and_gives_means(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -118,3 +120,19 @@ def test_readings_that_cannot_be_at_the_site_are_impossible(change: object, odd:
     numbers = {name: table[name].cast(pl.Float64).to_numpy() for name in COLUMNS[1:]}
     found = int(Moments.of(numbers).impossible.sum())
     assert found == 0 if odd == 0 else found >= odd
+
+
+@pytest.mark.parametrize("hours", [0, -1])
+def test_a_mean_whose_interval_nobody_says_may_begin_or_end_at_its_time(hours: int) -> None:
+    site = replace(SITE, latitude=10, longitude=3)  # the sun sets in the middle of an hour of the clock
+    table = simulate(site, days=20, seed=4).with_columns(pl.col("time") + hours * HOUR_MS)
+    said, unsaid = table.with_columns(averaged=pl.lit(0.0)), table.with_columns(averaged=pl.lit(None, pl.Float64))
+    found = [
+        int(
+            Moments.of(
+                {name: each[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in COLUMNS[1:]}
+            ).impossible.sum()
+        )
+        for each in (said, unsaid)
+    ]
+    assert found[0] > 5 and found[1] == 0

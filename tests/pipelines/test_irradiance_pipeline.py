@@ -140,6 +140,14 @@ def test_a_recording_that_does_not_say_where_it_is_is_not_judged(tmp_path: Path)
         domain.evaluate(SITES, "shipped", str(tmp_path))
 
 
+def test_a_recording_in_another_unit_is_doubted_not_scored(tmp_path: Path) -> None:
+    frame = readings(3).filter(site="a").with_columns(pl.col("ghi") / 1000, pl.from_epoch("time", "ms"))
+    frame.write_csv(tmp_path / "roof.csv")
+    said = domain.evaluate(SITES, "shipped", str(tmp_path))
+    assert said.doubt.startswith("irradiance: expected readings that follow the sun at their site, got others in")
+    assert said.in_domain is not None and said.in_domain < 0.5 and np.isnan(said.figures["rmse"])
+
+
 def test_a_place_outside_the_earth_is_a_dead_letter() -> None:
     (reason,) = set(refused(_placed(readings(1).filter(site="a"), latitude=140)))
     assert "got latitude 140, longitude -3, elevation 600" in reason
