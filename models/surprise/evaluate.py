@@ -120,10 +120,10 @@ def curve(
     *,
     rate: float,
 ) -> dict[DetectorConfig, Counted]:
-    """Count what each detector finds, over all clips together."""
+    """Count what each detector finds, over all clips together. One that is named twice counts once."""
     found = dict.fromkeys(configs, Counted())
     for clip, truth in zip(scores, truths, strict=True):
-        for config, detected in zip(configs, _detect(clip, configs), strict=True):
+        for config, detected in zip(list(found), _detect(clip, list(found)), strict=True):
             found[config] += counted(*detected, truth, rate=rate)
     return found
 

@@ -168,6 +168,12 @@ def test_a_curve_trades_recall_for_precision_and_its_best_point_is_the_best_f1()
     assert at_recall({CONFIG: Counted(1, 1, 2, 0)}, 0.8) is None
 
 
+def test_a_detector_that_is_named_twice_counts_once() -> None:
+    scores = torch.rand(60, generator=torch.Generator().manual_seed(0))
+    once, twice = (curve([scores], [[]], [CONFIG] * times, rate=10) for times in (1, 2))
+    assert once == twice and once[CONFIG].frames == 60
+
+
 def test_a_score_with_a_meaning_has_a_least_level_above_which_a_quiet_camera_rings() -> None:
     scores = with_events(400, [(100, 110), (200, 210)], height=6.0)
     config = replace(CONFIG, least=float(scores.max()) + 1)
