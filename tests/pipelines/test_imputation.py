@@ -16,6 +16,7 @@ import torch
 from kafka.consumer.fetcher import ConsumerRecord
 
 from tests.models.test_imputer import untrained
+from tocsin.models.imputer import network as grid_network
 from tocsin.models.imputer.gaps import Gapped
 from tocsin.models.imputer.model import load as load_imputer
 from tocsin.models.occupancy.data import Recording
@@ -32,6 +33,7 @@ from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.engine.replay import replay
 from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.stages.impute import FAR
 
 SHIPPED, ROOMS = Model(FD001, "rul/1", "cpu"), Model(OFFICES, "occupancy/1", "cpu")
 METHODS = ["last", "mean", "network"]
@@ -104,6 +106,7 @@ def test_any_split_in_time_gives_the_same_table_and_later_rows_change_nothing() 
 
 def test_a_stream_fills_as_the_imputer_does_a_table() -> None:
     imputer = load_imputer(FD001, "cpu")
+    assert FAR == grid_network.FAR
     (stage,) = imputation.stages("network", COLUMNS, pipeline="rul", model=SHIPPED)
     made = pipeline({"impute": "network"}, SHIPPED)
     fields = [made.schema.field(name) for name in ("unit", "cycle", *COLUMNS)]
