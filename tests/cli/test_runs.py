@@ -102,5 +102,7 @@ def test_a_ray_that_does_not_answer_ends_the_command_with_one_line() -> None:
 def test_a_pipeline_that_nobody_declared_is_refused_with_those_there_are(command: str) -> None:
     reason = CliRunner().invoke(app, [command, "nope", "--shards", "2"]).exception
     assert isinstance(reason, ConfigError)
-    assert str(reason).startswith("pipeline nope: expected one of occupancy, rul, surprise, touch, got another name")
+    assert str(reason).startswith(
+        "pipeline nope: expected one of irradiance, occupancy, rul, surprise, touch, got another name"
+    )
     assert runs.active_runs() == []

@@ -135,6 +135,7 @@ def test_drift_rings_in_the_half_that_drifts_and_not_before(
     assert len([name for name in figures if name.startswith("drift/")]) == 14
 
 
+@pytest.mark.slow  # half a minute; tests/pipelines/test_truth.py has the scores
 def test_late_truth_scores_the_model(cluster: None, tracking_uri: str, kafka: KafkaServer, tmp_path: Path) -> None:
     job = Job(kafka.bootstrap_servers, tmp_path, factory="tocsin.pipelines.rul:pipeline", every="500ms")
     fleet = Fleet(job, labels=True)

@@ -162,6 +162,7 @@ class Dive:
         ]
 
 
+@pytest.mark.slow  # a minute; test_frames.py and test_touches.py kill pipelines of frames
 def test_each_frame_is_judged_once_each_alert_said_once_and_each_kept_file_whole_wherever_the_process_is_killed(
     make_job: MakeJob, falls: Falls, weights: Path
 ) -> None:

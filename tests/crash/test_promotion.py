@@ -114,6 +114,7 @@ def _shadows(job: Job) -> list[str]:
 @pytest.mark.parametrize(
     "killed", ["", pytest.param("Worker", marks=pytest.mark.slow), pytest.param("Supervisor", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow  # over a minute; tests/runtime/engine/test_shadow.py has the shadow itself
 def test_a_challenger_runs_in_shadow_becomes_champion_and_is_rolled_back(
     cluster: None, server: str, kafka: KafkaServer, tmp_path: Path, killed: str
 ) -> None:

@@ -163,6 +163,7 @@ def _send(kafka: KafkaServer, seconds: range, current: float = 300.0) -> None:
     producer.close()
 
 
+@pytest.mark.slow  # nearly a minute
 def test_a_domain_from_outside_is_trained_scored_fed_and_run(kafka: KafkaServer, tour: Tour) -> None:
     """The page's commands work, and each offers only its own options of the domain."""
     page = PAGES / "domain.md"

@@ -38,6 +38,7 @@ def tour(tmp_path: Path) -> Tour:
     return tour
 
 
+@pytest.mark.slow  # a minute of training
 def test_every_command_of_the_page_runs(tour: Tour) -> None:
     commands = [line for kind, text in blocks(PAGE) if kind == "sh" for line in text.splitlines()]
     assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate"]

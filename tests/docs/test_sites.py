@@ -18,6 +18,7 @@ from tocsin.pipelines.runtime.stages import Site
 PAGE = ROOT / "docs" / "sites.md"
 
 
+@pytest.mark.slow  # a minute of training
 def test_every_command_of_the_page_runs(tmp_path: Path) -> None:
     tour, columns = Tour(tmp_path, "127.0.0.1:1"), load(FD001, "cpu").config.types
     for folder, seed in (("hall-3", 1), ("hall-3-later", 2)):
