@@ -110,6 +110,7 @@ def re_ran(job: Job) -> list[str]:
     return [line for worker in job.workers for line in worker.said.splitlines() if "re-ran" in line]
 
 
+@pytest.mark.slow  # tests/runtime/stages has the windows
 def test_each_row_has_the_window_that_a_replay_gives_it_wherever_the_process_is_killed(
     make_job: MakeJob, falls: Falls
 ) -> None:

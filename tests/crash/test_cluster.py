@@ -66,6 +66,7 @@ def test_a_restarted_supervisor_adopts_the_living_worker_and_a_stop_while_it_is_
     assert job.stored("0#epoch") == 1
 
 
+@pytest.mark.slow  # it waits until a step counts as stuck
 def test_a_shard_that_hangs_while_its_worker_answers_is_replaced(
     cluster: None, kafka: KafkaServer, tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ STORIES: dict[str, tuple[Story, str]] = {
 }
 
 
+@pytest.mark.slow  # with all guards it stays in the suite
 @pytest.mark.parametrize("flaw", STORIES)
 def test_without_a_guard_the_oracle_finds(make_job: MakeJob, flaw: str) -> None:
     story, expected = STORIES[flaw]

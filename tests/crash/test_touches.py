@@ -132,6 +132,7 @@ class Desk:
         return both
 
 
+@pytest.mark.slow  # test_frames.py kills a pipeline of frames
 def test_each_touch_is_said_once_and_each_frame_judged_as_replayed_wherever_the_process_is_killed(
     make_job: MakeJob, falls: Falls, weights: Path
 ) -> None:

@@ -35,6 +35,7 @@ def test_one_that_stalled_between_two_steps_of_a_commit_ends_without_another_wor
         assert epochs[-1] == len(STEPPING) + 2, where
 
 
+@pytest.mark.slow  # its sibling above stays in the suite
 def test_one_that_stalled_in_its_takeover_leaves_every_row_and_alert_there_once(make_job: MakeJob) -> None:
     job = make_job()
     with job.load():

@@ -107,6 +107,7 @@ def collector() -> Iterator[Collector]:
         yield made
 
 
+@pytest.mark.slow  # half a minute
 def test_a_format_a_sink_and_a_store_from_outside_work_together_and_a_trace_passes_through(
     kafka: KafkaServer, tmp_path: Path, desk: Desk, collector: Collector, tour: Tour
 ) -> None:
