@@ -87,7 +87,8 @@ class Intervals:
             .group_by("asset", "kind", "_id", maintain_order=True)
             .last()
         )
-        known = newest.with_columns(milliseconds).with_columns(pl.col("to").fill_null(OPEN))
+        ends = pl.col("to").fill_null(OPEN).clip(upper_bound=OPEN)
+        known = newest.with_columns(milliseconds).with_columns(ends)
         table = known.filter(pl.col("to") > pl.col("from")).drop("_id", "id").sort(*STORED)
         return cls(table.select(*STORED, cs.float()))
 
@@ -141,10 +142,11 @@ class _Kind:
     """
 
     def __init__(self, table: pl.DataFrame) -> None:
-        self._assets = table["asset"].unique(maintain_order=True).to_list()
+        ordered = table.sort("asset", "from", "to", descending=[False, False, True])
+        parts = ordered.partition_by("asset", maintain_order=True)
+        self._assets = [part["asset"][0] for part in parts]
         keys, rows = list[int](), list[int]()
-        for number, asset in enumerate(self._assets):
-            own = table.filter(pl.col("asset") == asset).sort("from", "to", descending=[False, True])
+        for number, own in enumerate(parts):
             for begin, row in _segments(own["from"].to_list(), own["to"].to_list(), own["row"].to_list()):
                 keys.append(number << BITS | begin)
                 rows.append(row)

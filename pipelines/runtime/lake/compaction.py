@@ -94,18 +94,22 @@ def drop_frames(lake: Lake, pipeline: str, age: str) -> int:
 
 
 def drop_contexts(lake: Lake, current: str) -> int:
-    """Delete states of a pipeline's context that are older than `CONTEXT_AGE`. Returns how many.
+    """Delete states of a pipeline's context that are older than `CONTEXT_AGE`. Returns how many were deleted.
 
-    A shard takes up the current one within seconds, so none needs these any more.
+    A shard takes up the current one within seconds, so none needs these any more. One that can't be deleted is logged and kept.
 
     Args:
         current: the file with the current one.
     """
     deleted, oldest = 0, datetime.now(UTC) - CONTEXT_AGE
     for file in lake.files.get_file_info(fs.FileSelector(posixpath.dirname(current), allow_not_found=True)):
-        if file.path != current and file.mtime and file.mtime < oldest:
+        if file.path == current or not file.mtime or file.mtime > oldest:
+            continue
+        try:
             lake.files.delete_file(file.path)
             deleted += 1
+        except (OSError, ValueError) as reason:
+            log.warning("%s: this old context could not be deleted, so it stays: %s", file.path, reason)
     return deleted
 
 

@@ -110,6 +110,13 @@ def test_equal_intervals_have_one_version_and_it_survives_storage() -> None:
     assert Intervals().version == known().version == ""
 
 
+def test_an_interval_beyond_the_last_time_covers_nothing_of_another_asset() -> None:
+    far = {**record("a", 0, None), "from": datetime(2400, 1, 1, tzinfo=UTC)}
+    intervals = known(far, record("b", 10, 20))
+    assert covered(intervals, "a", 15) == [None]
+    assert covered(intervals, "b", 9, 15, 20) == [None, -1, None]
+
+
 def test_numbers_are_keys_too() -> None:
     rows = known(record("7", 10, 20)).covering("wash", pa.array([7, 8]), np.array([1_700_000_015_000] * 2))
     assert rows.tolist() == [0, -1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from tests.cli.test_query import commit
 from tests.support.denied import deny
-from tocsin.pipelines.runtime.lake.compaction import drop_frames, tidy
+from tocsin.pipelines.runtime.lake.compaction import CONTEXT_AGE, drop_contexts, drop_frames, tidy
 from tocsin.pipelines.runtime.lake.storage import Lake, write
 
 
@@ -23,6 +25,17 @@ def test_days_of_frames_that_are_over_for_long_enough_are_deleted_and_no_others(
     assert sorted(p.name for p in (tmp_path / "frames" / "surprise").iterdir()) == sorted(days[:3])
     assert len(list((tmp_path / "frames" / "other").iterdir())) == 5
     assert drop_frames(lake, "never-kept-any", "2d") == 0
+
+
+def test_old_states_of_a_context_are_deleted_but_for_the_current_one(tmp_path: Path) -> None:
+    lake, age = Lake(str(tmp_path)), CONTEXT_AGE.total_seconds()
+    for name, old in (("current", 2 * age), ("old", 2 * age), ("new", 0)):
+        write(lake.files, f"_context/rul/{name}.arrow", b"x")
+        then = time.time() - old
+        os.utime(tmp_path / "_context" / "rul" / f"{name}.arrow", (then, then))
+    assert drop_contexts(lake, "_context/rul/current.arrow") == 1
+    assert sorted(p.stem for p in (tmp_path / "_context" / "rul").iterdir()) == ["current", "new"]
+    assert drop_contexts(lake, "_context/other/current.arrow") == 0
 
 
 def test_a_stray_folder_and_a_day_that_can_not_be_deleted_stay_and_the_rest_goes(
