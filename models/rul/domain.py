@@ -164,7 +164,7 @@ class Rul(Domain):
             def report(done: int, total: int, task: Any = task) -> None:
                 run.progress.update(task, completed=done, total=total)
 
-            found = adapt(base, run.site, known, seed=seed, progress=report)
+            found = adapt(base, run.site, known, recipe=RECIPE, seed=seed, progress=report)
             figures = {name: value for name, value in found.figures.items() if not math.isnan(value)}
             attempts[seed] = Attempt(
                 found.model,

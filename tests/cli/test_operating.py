@@ -78,6 +78,7 @@ def looked(watching: Tocsin) -> dict[str, Any]:
             return pipeline["shards"][0]
 
 
+@pytest.mark.slow  # half a minute
 def test_the_memory_of_an_engine_is_shown_while_the_pipeline_runs(plant: Plant) -> None:
     newest = plant.rows().filter(unit=7).sort("cycle").tail(1).to_dicts()[0]
     (memory,) = plant.json("state", "show", "presses", "7")

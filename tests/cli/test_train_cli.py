@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from tests.cli.test_surprise_sheet import tocsin
+from tocsin.models.rul import adapt as adapt_module
 from tocsin.models.rul.config import NetworkSize, RulConfig
 from tocsin.models.rul.model import Parts, RulModel
 from tocsin.models.rul.train import RECIPES, Recipe
@@ -126,7 +128,10 @@ def test_a_champion_that_cannot_be_compared_with_stays(trainer: Trainer) -> None
     assert (trainer("--force").exit_code, trainer.champion()) == (0, "pumps/4")
 
 
-def test_a_site_is_adapted_and_registered_with_its_model_and_judged_by_its_adapter(trainer: Trainer) -> None:
+def test_a_site_is_adapted_and_registered_with_its_model_and_judged_by_its_adapter(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapt_module, "RECIPE", replace(adapt_module.RECIPE, epochs=5, steps=5, batch=64))
     assert trainer().exit_code == 0
     data = str(write_pumps(trainer.folder / "hall", shift=0.7))
     uri, out = f"mlflow.tracking_uri={trainer.uri}", str(trainer.folder / "site")

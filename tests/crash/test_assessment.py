@@ -115,6 +115,7 @@ def _drifts(job: Job) -> list[str]:
     return [dict(r.headers)["ce_type"].decode().rsplit(".", 1)[1] for r in read]
 
 
+@pytest.mark.slow  # most of a minute; tests/runtime/control/test_drift_alarm.py has the alarm
 def test_drift_rings_in_the_half_that_drifts_and_not_before(
     cluster: None, tracking_uri: str, kafka: KafkaServer, tmp_path: Path
 ) -> None:

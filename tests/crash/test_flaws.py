@@ -103,7 +103,7 @@ STORIES: dict[str, tuple[Story, str]] = {
 }
 
 
-@pytest.mark.slow  # with all guards it stays in the suite
+@pytest.mark.slow  # a minute in all
 @pytest.mark.parametrize("flaw", STORIES)
 def test_without_a_guard_the_oracle_finds(make_job: MakeJob, flaw: str) -> None:
     story, expected = STORIES[flaw]
@@ -119,6 +119,7 @@ def test_without_a_guard_the_oracle_finds(make_job: MakeJob, flaw: str) -> None:
 
 
 @pytest.mark.parametrize("story", [_quiet, _overlap])
+@pytest.mark.slow  # half a minute
 def test_with_all_guards_the_oracle_finds_nothing(make_job: MakeJob, story: Story) -> None:
     job, worker = _told(make_job, story)
     job.finish(worker)

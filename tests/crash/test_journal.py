@@ -114,6 +114,7 @@ def _crowd() -> list[Message]:
     return out
 
 
+@pytest.mark.slow  # half a minute; tests/runtime/engine/test_splits.py has the same without kills
 def test_steps_of_1_7_and_512_rows_give_the_same_rows_and_alerts_across_kills(make_job: MakeJob) -> None:
     crowd, found = _crowd(), []
     for rows in (1, 7, 512):

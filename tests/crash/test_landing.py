@@ -28,6 +28,7 @@ def _landed(job: Job) -> int:
     return DeltaTable(uri).transaction_version(f"{name}/{name}/0") or 0 if DeltaTable.is_deltatable(uri) else 0
 
 
+@pytest.mark.slow  # half a minute; test_kills.py kills the same engine
 def test_each_alert_is_in_the_table_once_wherever_either_process_is_killed(make_job: MakeJob, kills: int) -> None:
     rng, job, lost = random.Random(8), make_job(), list[int]()
     plan, topic = alerts_table_plan(job.name, every="500ms"), f"alerts.{job.name}"
