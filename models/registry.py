@@ -17,11 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from tocsin.models.adapters import ADAPTERS_FILE, SITES_FILE
-from tocsin.models.imputer import config as imputer
+from tocsin.models.folders import listed
 from tocsin.models.promotion import give
 from tocsin.models.tracking_store import CHAMPION, connect
-from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -220,16 +218,8 @@ def _describe(source: Path, folder: Path, domain: str, loader: str, *, run: str,
     from mlflow.models import Model, infer_signature
     from mlflow.models.utils import _save_example
 
-    for file in source.iterdir():
-        if file.name in (
-            CONFIG_FILE,
-            WEIGHTS_FILE,
-            SITES_FILE,
-            ADAPTERS_FILE,
-            imputer.CONFIG_FILE,
-            imputer.WEIGHTS_FILE,
-        ):
-            shutil.copy(file, folder / file.name)
+    for file in listed(source, ".json", ".safetensors"):
+        shutil.copy(file, folder / file.name)
     served: Served = importlib.import_module(loader)._load_pyfunc(str(folder))
     example = served.example()
     model = Model(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -235,16 +235,8 @@ def minutes(recording: Recording) -> pl.DataFrame:
     Returns:
         `room`, `time` (ms, a minute's end), `FEATURES` and `READINGS`, NaN where unknown; the local `day`, `hour` and `weekday`.
     """
-    declared = Pipeline(
-        name="occupancy",
-        topic="sensors.occupancy",
-        schema=READING,
-        key="room",
-        event_time="time",
-        stages=[_grid("5min"), Air(recording.timezone, Schedules(OccupancyOptions()))],
-        results=pa.schema([("room", pa.string()), *((name, pa.float32()) for name in (*FEATURES, *READINGS))]),
-    )
-    frame, _ = replay(declared, readings(recording))
+    air = Air(recording.timezone, Schedules(OccupancyOptions()))
+    frame = _replayed(recording, [air], (*FEATURES, *READINGS), pa.float32())
     timed = frame.select("room", pl.col("event_time").dt.epoch("ms").alias("time"), *FEATURES, *READINGS)
     return local(timed, recording.timezone)
 
@@ -256,22 +248,27 @@ def sensors(recording: Recording) -> pl.DataFrame:
         `room`, `time` (ms, a minute's end) and `PROPERTIES`, null without a reading for `FRESH`.
     """
     names = [f"{p}{part}" for p in PROPERTIES for part in ("", "_age")]
-    declared = Pipeline(
-        name="occupancy",
-        topic="sensors.occupancy",
-        schema=READING,
-        key="room",
-        event_time="time",
-        stages=[_grid("5min")],
-        results=pa.schema([("room", pa.string()), *((name, pa.float64()) for name in names)]),
-    )
-    frame, _ = replay(declared, readings(recording))
+    frame = _replayed(recording, [], names, pa.float64())
     fresh = milliseconds(FRESH) / 1000
     return frame.select(
         "room",
         pl.col("event_time").dt.epoch("ms").alias("time"),
         *(pl.when(pl.col(f"{p}_age") <= fresh).then(pl.col(p)).alias(p) for p in PROPERTIES),
     )
+
+
+def _replayed(recording: Recording, stages: Sequence[Stage], columns: Sequence[str], kind: pa.DataType) -> pl.DataFrame:
+    """A recording's minutes after some stages."""
+    declared = Pipeline(
+        name="occupancy",
+        topic="sensors.occupancy",
+        schema=READING,
+        key="room",
+        event_time="time",
+        stages=[_grid("5min"), *stages],
+        results=pa.schema([("room", pa.string()), *((name, kind) for name in columns)]),
+    )
+    return replay(declared, readings(recording))[0]
 
 
 def judged(recording: Recording, model: Model) -> pl.DataFrame:

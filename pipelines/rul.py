@@ -17,6 +17,7 @@ from tocsin.models.imputer.levels import Levels
 from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.domain import Rul
 from tocsin.models.rul.explainer import UNITS
+from tocsin.models.rul.imputer import columns
 from tocsin.models.rul.live import live_scores
 from tocsin.models.rul.model import RulModel, load
 from tocsin.models.rul.network import FusionNetwork
@@ -97,11 +98,12 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     critical = config.critical if o.critical is None else o.critical
     if critical > warning:
         raise ConfigError(f"pipelines.{o.name}: expected critical <= warning, got {critical:g} > {warning:g}")
-    columns = [name for name in config.columns if name not in (config.key, config.order)]
+    fillable = columns(config)
+    names = [config.columns[at] for at in fillable]
     reading = pa.schema(
         [
             pa.field(name, pa.type_for_alias(kind), nullable=True, metadata={"nan": "null"})
-            if o.impute != "off" and name in columns
+            if o.impute != "off" and name in names
             else pa.field(name, pa.type_for_alias(kind), nullable=False)
             for name, kind in config.types.items()
         ]
@@ -117,10 +119,10 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Reorder(by=config.order, jump=o.jump, restart=o.restart),
             *imputation.stages(
                 o.impute,
-                columns,
+                names,
                 pipeline=o.name,
                 model=model,
-                levels=_levels(config, network.scaling),
+                levels=_levels(network.scaling, fillable),
                 counter=counter,
             ),
             *(
@@ -180,9 +182,8 @@ def _below(by: str, level: float) -> pl.Expr:
     return below & pl.col("in_domain") if by == "rul_low" else below
 
 
-def _levels(config: RulConfig, scaling: Scaling) -> Levels:
-    """What the model's training readings usually are; of the columns that may be filled."""
-    at = [i for i, name in enumerate(config.columns) if name not in (config.key, config.order)]
+def _levels(scaling: Scaling, at: list[int]) -> Levels:
+    """What the model's training readings usually are; of the columns at `at`."""
     mean = torch.cat([scaling.centres, scaling.mean], dim=1)
     deviation = torch.cat([scaling.spread.expand_as(scaling.centres), scaling.deviation], dim=1)
     return Levels(mean[:, at], deviation[:, at])

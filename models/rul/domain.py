@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -203,14 +204,21 @@ class Rul(Domain):
         from tocsin.models.rul.evaluate import evaluate, pooled
         from tocsin.models.rul.model import load
 
-        place, shared = Path(data), load(folder)
-        model = shared.at(site) if site else shared
+        place = Path(data)
+
+        @cache
+        def model() -> RulModel:
+            shared = load(folder)
+            return shared.at(site) if site else shared
+
         if csv_files(place):
-            scores = evaluate(data=place, model=model, csv=True, decimal_comma=decimal_comma)
+            scores = evaluate(data=place, model=model(), csv=True, decimal_comma=decimal_comma)
             return _evaluation(scores, doubt=_doubt({data: scores}))
         subsets = [subset] if subset else [name for name in REGIMES if has_truth(place, name)] or ["FD001"]
-        shipped = folder.parent if version == SHIPPED else None
-        found = {name: evaluate(data=place, model=_trained_on(name, shipped) or model, subset=name) for name in subsets}
+        shipped = folder.parent if version == SHIPPED and not site else None
+        found = {
+            name: evaluate(data=place, model=_trained_on(name, shipped) or model(), subset=name) for name in subsets
+        }
         unjudged = {} if subset else {name: test_engines(place, name) for name in REGIMES if name not in subsets}
         left_out = {f"engines of {name}, whose true RUL is not there": count for name, count in unjudged.items()}
         parts = {name: {"in_domain": scores.in_domain, **scores.figures} for name, scores in found.items()}

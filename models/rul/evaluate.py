@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tocsin.models.conformal import BANDS, band
 from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.data import Lives, lives, read_cmapss, read_cmapss_rul, read_csv_directory
 from tocsin.models.rul.faithfulness import faithfulness
-from tocsin.models.rul.interval import BANDS, BEYOND, band
+from tocsin.models.rul.interval import BEYOND
 from tocsin.models.rul.model import RulModel, load
 
 LABEL_CAP = 125.0  # the cap that most papers use for C-MAPSS
@@ -172,7 +173,7 @@ def judged(rul: Tensor, low: Tensor, high: Tensor, target: Tensor, cap: float) -
     figures["score"] *= 100 / max(len(target), 1)
     figures |= held(low, high, target)
     for number in range(BANDS):  # of the true RUL
-        inside = band(target, cap) == number
+        inside = band(target / cap) == number
         figures[f"coverage_{number + 1}"] = held(low[inside], high[inside], target[inside])["coverage"]
     return figures
 

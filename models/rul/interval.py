@@ -7,17 +7,15 @@ from collections.abc import Mapping
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-BANDS = 5
-"""Bands of the RUL: those of the predicted one are calibrated apart, those of the true one reported apart."""
+from tocsin.models.conformal import BANDS, LEAST, Offsets, band, quantile
+
 BEYOND = 1.2
 """Rows up to this share of the cap are judged and calibrated: longer lives are all alike and would hide errors near failure."""
-LEAST = 100
-"""Rows that a band needs to be calibrated on its own."""
 
 
-class Interval(nn.Module):
+class Interval(Offsets):
     """Conformalised quantiles: offsets of both ends, by band of the predicted RUL.
 
     Source: conformalised quantile regression (arXiv 1905.03222), with an offset for each end and band. The offsets come from keys
@@ -28,14 +26,9 @@ class Interval(nn.Module):
         cap: largest RUL.
     """
 
-    low: Tensor  # [BANDS], added to the lower end
-    high: Tensor
-
     def __init__(self, *, cap: float) -> None:
         super().__init__()
         self.cap = cap
-        self.register_buffer("low", torch.zeros(BANDS))
-        self.register_buffer("high", torch.zeros(BANDS))
 
     @classmethod
     def fit(cls, shares: Tensor, target: Tensor, *, life: Tensor, cap: float, coverage: float) -> Self:
@@ -54,12 +47,12 @@ class Interval(nn.Module):
         tail = (1 - coverage) / 2
         few = math.ceil((lives + 1) * (1 - tail)) > lives
         for number in range(BANDS):
-            inside = band(rul, cap) == number
+            inside = band(rul / cap) == number
             if inside.sum() < LEAST or (few and len(life[inside].unique()) < lives):
                 inside = torch.ones_like(inside)
             parts = [inside & (life == one) for one in life.unique()] if few else [inside]
-            interval.low[number] = -max(_quantile((low - target)[part], 1 - tail) for part in parts)
-            interval.high[number] = max(_quantile((target - high)[part], 1 - tail) for part in parts)
+            interval.low[number] = -max(quantile((low - target)[part], 1 - tail) for part in parts)
+            interval.high[number] = max(quantile((target - high)[part], 1 - tail) for part in parts)
         return interval
 
     def ends(self, shares: Tensor, offsets: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,7 +62,7 @@ class Interval(nn.Module):
             offsets: `low` and `high`, `[N, BANDS]`, of each row; None: the interval's own.
         """
         rul = shares[:, 0] * self.cap
-        at = band(rul, self.cap)
+        at = band(shares[:, 0])
         if offsets is None:
             below, above = self.low[at], self.high[at]
         else:
@@ -77,14 +70,3 @@ class Interval(nn.Module):
         low, high = rul - shares[:, 1] * self.cap + below, rul + shares[:, 2] * self.cap + above
         rul = rul.clamp(0, self.cap)
         return rul, low.clamp(min=0).minimum(rul), high.clamp(max=self.cap).maximum(rul)
-
-
-def band(rul: Tensor, cap: float) -> Tensor:
-    """The band of each RUL `[N]`, 0 to BANDS - 1."""
-    return (rul * BANDS / cap).long().clamp(0, BANDS - 1)
-
-
-def _quantile(scores: Tensor, share: float) -> float:
-    """The conformal quantile: the least score that at least `share` of one more exchangeable score would not exceed."""
-    rank = min(math.ceil((len(scores) + 1) * share), len(scores))
-    return float(scores.kthvalue(rank).values)

@@ -84,22 +84,25 @@ def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
     from tocsin.pipelines.runtime.control.context_watch import current_context
 
     section, lake = settings.pipeline(name), settings.lake.open()
-    plan, pipeline = built(settings, name, _model(settings, section.model, lake) if section.model else None, lake)
-    if not section.context:
-        return plan, pipeline
-    plan = replace(plan, context=current_context(lake, name))
-    return plan, plan.build(lake)
+    model = _model(settings, section.model, lake) if section.model else None
+    context = current_context(lake, name) if section.context else ""
+    return built(settings, name, model, lake, context=context)
 
 
-def built(settings: Settings, name: str, model: ModelRef | None, lake: Lake) -> tuple[Plan, Pipeline]:
-    """Make the plan and the pipeline with a model that is already in the lake.
+def built(
+    settings: Settings, name: str, model: ModelRef | None, lake: Lake, *, context: str = ""
+) -> tuple[Plan, Pipeline]:
+    """Make the plan and the pipeline with a model and a context that are already in the lake.
+
+    Args:
+        context: the path of its file; "": none.
 
     Raises:
         ConfigError, ModelError: something that the settings name does not fit.
     """
     from tocsin.pipelines.runtime.engine.plan import declared
 
-    plan = _plan(settings, name, model)
+    plan = replace(_plan(settings, name, model), context=context)
     return plan, declared(plan, lake)
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tocsin.models.conformal import BANDS
 from tocsin.models.rul.evaluate import judged
-from tocsin.models.rul.interval import BANDS, Interval
+from tocsin.models.rul.interval import Interval
 
 CAP = 100.0
 
