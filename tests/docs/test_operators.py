@@ -7,6 +7,7 @@ import io
 import re
 from xml.etree import ElementTree
 
+import grimp
 import pytest
 
 from docs import pictures
@@ -47,3 +48,24 @@ def test_each_operator_has_a_picture_and_it_is_drawn_alike_each_time() -> None:
     assert pictures.svg("gated") == pictures.svg("gated")
     for name in OPERATORS:
         assert ElementTree.fromstring(pictures.svg(name)).tag.endswith("svg")
+
+
+def test_the_table_says_which_pipelines_use_each_operator() -> None:
+    graph = grimp.build_graph("tocsin")
+    graph.remove_module("tocsin.models.attempts")  # it saves imputers, for all
+    pipelines = [
+        page.stem
+        for page in (ROOT / "docs").glob("*.md")
+        if (ROOT / "pipelines" / page.name).with_suffix(".py").exists()
+    ]
+    for name in OPERATORS:
+        users = {
+            each for each in pipelines if graph.chain_exists(f"tocsin.pipelines.{each}", f"tocsin.operators.{name}")
+        }
+        row = re.search(
+            rf"^\| \[{name}\]\([^)]+\) \| ([^|]+) \| [^|]+ \|$",
+            (ROOT / "docs" / "operators.md").read_text(),
+            re.MULTILINE,
+        )
+        assert row, name
+        assert {*re.findall(r"\[(\w+)\]", row[1])} == users, name
