@@ -1,4 +1,4 @@
-"""RUL with sensors that drop out, under kills: each row, with what was filled in it, and each dead letter is there once."""
+"""RUL with adapters and with sensors that drop out, under kills: each row, judged by its site's adapter, is there once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -18,8 +19,12 @@ from polars.testing import assert_frame_equal
 
 from tests.crash.conftest import MakeJob
 from tests.crash.load import Message
+from tocsin.models.imputer.model import beside
+from tocsin.models.rul.adapt import adapt
+from tocsin.models.rul.data import lives
 from tocsin.models.rul.model import FD001, load
 from tocsin.models.rul.simulation import fleet
+from tocsin.models.rul.train import Recipe
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
 from tocsin.pipelines.runtime.engine.plan import store_model
 from tocsin.pipelines.runtime.engine.replay import replay
@@ -30,17 +35,26 @@ BETWEEN = 0.3
 """A kill comes at most this many seconds after readings. Checkpoints are further apart."""
 COLUMNS = load(FD001, "cpu").config.columns
 NO_NUMBER = "broken"
+SITE = "1"
+"""The adapter's site: that of the engines whose number begins with it."""
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_each_filled_row_and_each_dead_letter_is_there_once_wherever_the_process_is_killed(
-    make_job: MakeJob, kills: int
+    make_job: MakeJob, tmp_path: Path, kills: int
 ) -> None:
     rng = random.Random(3)
     job = make_job(
-        factory="tocsin.pipelines.rul:pipeline", partitions=PARTITIONS, impute="network", rows=64, every="3s"
+        factory="tocsin.pipelines.rul:pipeline",
+        partitions=PARTITIONS,
+        impute="network",
+        site="^(.)",
+        rows=64,
+        every="3s",
     )
-    job.plan = replace(job.plan, model=store_model(job.lake, FD001, name="rul", version="1"), device="cpu")
+    _adapt(tmp_path / "model")
+    stored = store_model(job.lake, tmp_path / "model", name="rul", version="1")
+    job.plan = replace(job.plan, model=stored, device="cpu")
     sent = _messages(engines=4 if kills < 10 else 12)
     part, left = len(sent) // (kills + 1), list[int]()
     for number in range(kills):
@@ -84,6 +98,18 @@ def _see(
     gaps = {(r["_partition"], r["_offset"]): [n for n in COLUMNS if r[n] is None] for r in rows}
     assert {(r["partition"], r["offset"]): r["filled"] for r in got.to_dicts()} == gaps
     assert sum(map(bool, gaps.values())) > len(gaps) / 2
+    adapters = set(got.select(pl.col("unit").cast(pl.String).str.head(1), "adapter").rows())
+    assert (SITE, SITE) in adapters and len(adapters) > 1
+    assert all(adapter == (SITE if first == SITE else None) for first, adapter in adapters)
+
+
+def _adapt(folder: Path) -> None:
+    """Write the shipped model with the adapter of a site, and with its imputer."""
+    model, imputer = load(FD001, "cpu"), beside(FD001)
+    known = lives(fleet.run_to_failure(engines=1, seed=1), model.config)
+    adapt(model, SITE, known, recipe=Recipe(epochs=2, learning_rate=5e-3)).model.save(folder)
+    assert imputer
+    imputer.save(folder)
 
 
 def _messages(engines: int) -> list[Message]:
