@@ -128,6 +128,13 @@ def supervisor(pipeline: str) -> Any:
         ) from reason
 
 
+def is_running(pipeline: str) -> bool:
+    """Whether a pipeline, or a part of it, runs on this cluster."""
+    from tocsin.pipelines.runtime.control import draining
+
+    return pipeline in supervisors() or bool(draining.workers(pipeline))
+
+
 class Silent(Unavailable):
     """A supervisor exists but does not answer in time."""
 

@@ -55,7 +55,7 @@ def run(
 def _run(settings: Settings, pipeline: str, set_address: Callable[[str], None], *, json: bool) -> None:
     import ray
 
-    from tocsin.pipelines.cli.cluster import halt, joined
+    from tocsin.pipelines.cli.cluster import halt, is_running, joined
     from tocsin.pipelines.cli.console import note, stop_requested
     from tocsin.pipelines.cli.status import follow
     from tocsin.pipelines.runtime.telemetry.metrics import endpoints
@@ -70,10 +70,18 @@ def _run(settings: Settings, pipeline: str, set_address: Callable[[str], None], 
         where, addresses = ray.get_runtime_context().gcs_address, ", ".join(endpoints())
         metrics = f"metrics at {addresses}" if addresses else "no metrics endpoint (ray.metrics_port)"
         note(f"{pipeline} runs on Ray at {where}, {metrics}; Ctrl-C drains it")
+
+        def found() -> list[Any]:
+            if is_running(pipeline):
+                return [actor]
+            stop_event.set()  # `tocsin stop` has ended it
+            return []
+
         try:
-            follow(settings, lambda: [actor], stop_event, json=json, every=2, patience=START_S)
+            follow(settings, found, stop_event, json=json, every=2, patience=START_S)
         finally:
-            halt(pipeline, timeout=60)
+            if is_running(pipeline):
+                halt(pipeline, timeout=60)
     note(f"{pipeline} has committed and stopped")
 
 

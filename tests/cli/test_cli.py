@@ -303,9 +303,19 @@ def test_run_drains_at_sigterm(tocsin: Cli, kafka: KafkaServer, tmp_path: Path) 
     with mine.run("rul", "--set", "pipelines.rul.every=1h") as running:
         assert committed(mine.eventually(read, "status", "rul")) == 0
         running.stop(signal.SIGTERM)
+    assert "rul has committed and stopped" in (tocsin.folder / "said").read_text()
     (counts,) = tocsin.json("query", 'SELECT MAX("offset") AS last, COUNT(*) AS windows FROM rul')
     assert counts["windows"] > 0
     assert counts["last"] > 0
+
+
+def test_run_ends_when_another_command_stops_its_pipeline(tocsin: Cli) -> None:
+    mine = Cli(tocsin.folder)
+    mine.environment |= tocsin.environment
+    with mine.run("rul") as running:
+        mine("stop", "rul")
+        running.ended()
+    assert (tocsin.folder / "said").read_text().splitlines()[-1] == "rul has committed and stopped"
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,10 @@ class Background:
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Signal the command, and wait until it has committed and ended."""
         self._process.send_signal(how)
+        self.ended()
+
+    def ended(self) -> None:
+        """Wait until the command ends well."""
         assert self._process.wait(END_S) == 0, self._output.read_text()
 
     def kill(self) -> None:
