@@ -248,7 +248,7 @@ class Feed:
     Args:
         total: number of rows, if known.
         announced: the intervals of context that became known since the last call, called before each table is sent: `asset`,
-            `kind`, `from`, `to`, in rows of this feed from its first one on, and numbers; None: there is no context.
+            `kind`, `from`, `to`, and numbers; times, or numbers of rows from the first one of this feed on. None: no context.
         rate: shots a second; tables are sent at the rate that the user requests.
         live: whether the shots arrive as they are taken.
     """

@@ -131,7 +131,7 @@ def announcing(
         rate: rows a second, by which rows become times.
 
     Raises:
-        ConfigError: the rate is 0, so that no time of a row is known.
+        ConfigError: the rate is 0, and intervals are in rows, whose times are not known then.
     """
     import orjson
     from kafka import KafkaProducer
@@ -141,17 +141,23 @@ def announcing(
     from tocsin.pipelines.runtime.kafka.feeder import CONTENT_TYPE, DEFAULTS
     from tocsin.pipelines.runtime.kafka.librdkafka import CLIENT
 
-    if not rate:
-        raise ConfigError("--rate 0: expected a rate, since plans are made in time, got none; choose one")
     options = {name: value for name, value in {**DEFAULTS, **kafka}.items() if name != CLIENT}
     topic, headers = context_topic(declared.name), [("content-type", CONTENT_TYPE["json"])]
     with KafkaProducer(**options) as producer:
 
         def sent() -> Iterator[pl.DataFrame]:
             start = datetime.now(UTC)
+
+            def moment(at: datetime | float) -> datetime:
+                if isinstance(at, datetime):
+                    return at
+                if not rate:
+                    raise ConfigError("--rate 0: expected a rate, since plans are made in time, got none; choose one")
+                return start + timedelta(seconds=at / rate)
+
             for frame in frames:
                 for record in announced().iter_rows(named=True):
-                    times = {name: start + timedelta(seconds=record[name] / rate) for name in ("from", "to")}
+                    times = {name: moment(record[name]) for name in ("from", "to")}
                     known = {name: value for name, value in record.items() if value is not None}
                     producer.send(topic, orjson.dumps(known | times), record["asset"].encode(), headers)
                 yield frame
