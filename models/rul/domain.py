@@ -156,6 +156,7 @@ class Rul(Domain):
             int | None, Option("Number of runs that are used, in the order of their keys [all].", least=1)
         ] = None,
         decimal_comma: DecimalComma = False,
+        context: ContextFile = None,
     ) -> Trained:
         """Adapt a model to a site by its runs to failure: C-MAPSS files, or CSV files with the columns of the model's config.
 
@@ -166,15 +167,16 @@ class Rul(Domain):
 
         from tocsin.models.attempts import Attempt, keep
         from tocsin.models.imputer.model import beside
+        from tocsin.models.rul import source
         from tocsin.models.rul.adapt import RECIPE, adapt, candidate
-        from tocsin.models.rul.data import csv_files, lives, read_cmapss, read_csv_directory
+        from tocsin.models.rul.data import csv_files, lives
         from tocsin.models.rul.model import load
 
         data = run.single()
         base = load(run.base, "cpu")
-        csv = csv_files(data)
-        table = read_csv_directory(data, base.config, decimal_comma=decimal_comma) if csv else read_cmapss(data, subset)
-        known = lives(table, base.config)
+        files = None if csv_files(data) else subset
+        given = source.runs(data, base.config, subset=files, decimal_comma=decimal_comma, context=context)
+        known = lives(given.table, given.config, intervals=given.intervals)
         known = known.of(torch.arange(len(known.keys))[:runs])
         name, folder = run.place("rul")
         attempts: dict[int, Attempt[RulModel]] = {}
