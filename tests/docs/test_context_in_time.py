@@ -18,7 +18,7 @@ from tocsin.pipelines import occupancy, rul
 from tocsin.pipelines.runtime import Model
 from tocsin.pipelines.runtime.settings import Settings
 
-PAGE = ROOT / "docs" / "context-in-time.md"
+PAGE = ROOT / "docs" / "intervals.md"
 TEXTS = [text for kind, text in blocks(PAGE) if kind == "text"]
 
 
