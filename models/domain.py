@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypedDict
@@ -247,6 +247,8 @@ class Feed:
 
     Args:
         total: number of rows, if known.
+        announced: the intervals of context that became known since the last call, called before each table is sent: `asset`,
+            `kind`, `from`, `to`, and numbers; times, or numbers of rows from the first one of this feed on. None: no context.
         rate: shots a second; tables are sent at the rate that the user requests.
         live: whether the shots arrive as they are taken.
     """
@@ -254,6 +256,7 @@ class Feed:
     tables: Iterable[pl.DataFrame] = ()
     shots: Iterable[Shot] | None = None
     total: int | None = None
+    announced: Callable[[], pl.DataFrame] | None = None
     rate: float = 1000.0
     live: bool = False
 

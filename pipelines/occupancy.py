@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -26,11 +27,15 @@ from tocsin.models.occupancy.imputer import FRESH
 from tocsin.models.occupancy.model import load
 from tocsin.models.occupancy.plain import local
 from tocsin.pipelines import imputation
+from tocsin.pipelines.bookings import BOOKED, HOLIDAY, Booked
+from tocsin.pipelines.bookings import COLUMNS as COLUMNS_OF_CONTEXT
 from tocsin.pipelines.runtime import (
     AlertRule,
     Cell,
+    ContextTopic,
     Declared,
     Duration,
+    Intervals,
     Model,
     Options,
     Pipeline,
@@ -141,6 +146,8 @@ class OccupancyOptions(Options):
         late: how far readings may lag.
         hold: minutes for which a condition must hold to raise an alert.
         impute: how a sensor is filled that has sent nothing for ten minutes; "off": its last value holds, and nothing says so.
+        booked, free, holiday: what is added to the log-odds of "occupied" in a booking, outside all bookings in a room that has
+            some, and on a holiday, where the context says so; see `Booked`.
     """
 
     name: str = "occupancy"
@@ -156,6 +163,9 @@ class OccupancyOptions(Options):
     late: Duration = "5min"
     hold: int = Field(default=5, ge=1)
     impute: imputation.Method = "off"
+    booked: float = 1.5
+    free: float = -0.8
+    holiday: float = -3.4
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -186,17 +196,18 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Air(o.timezone, Schedules(o)),
             SlidingWindow(network.config.window, network.config.features),
             Infer(network),
+            Booked(booked=o.booked, free=o.free, holiday=o.holiday),
             Known(network.config.bounds),
             Held(network.config.threshold if o.threshold is None else o.threshold, o.rooms),
             Inactivity(o.silent),
         ],
-        results=RESULTS if o.impute == "off" else RESULTS.append(imputation.COLUMN),
+        results=pa.schema([*RESULTS, *([] if o.impute == "off" else [imputation.COLUMN]), *COLUMNS_OF_CONTEXT]),
         truth=Truth(schema=COUNT, key="room", event_time="time", score=_live_scores),
         rules=[
             AlertRule(
                 name="unexpected",
                 severity="warning",
-                when=pl.col("occupied") & ~pl.col("scheduled"),
+                when=pl.col("occupied") & ~_expected(),
                 hold=o.hold,
                 data=["room", "probability", "co2"],
             ),
@@ -223,10 +234,17 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             ),
             AlertRule(name="silent_sensor", severity="critical", when=pl.col("silent"), data=["room"]),
         ],
+        context=ContextTopic(kinds=[BOOKED, HOLIDAY]),
         model_version=model.version,
         state_version=2,
         warmup="7d",  # rebuilds a room's units and habits
     )
+
+
+def _expected() -> pl.Expr:
+    """Whether people are expected: in days and hours, but not on a holiday; or in a booking."""
+    on_holiday, in_booking = (pl.col(name).fill_null(value=False) for name in (HOLIDAY, BOOKED))
+    return (pl.col("scheduled") & ~on_holiday) | in_booking
 
 
 def minutes(recording: Recording) -> pl.DataFrame:
@@ -271,9 +289,16 @@ def _replayed(recording: Recording, stages: Sequence[Stage], columns: Sequence[s
     return replay(declared, readings(recording))[0]
 
 
-def judged(recording: Recording, model: Model) -> pl.DataFrame:
-    """The pipeline's results over a recording."""
-    return replay(pipeline({"timezone": recording.timezone}, model), readings(recording))[0]
+def judged(recording: Recording, model: Model, intervals: pl.DataFrame | None = None) -> pl.DataFrame:
+    """The pipeline's results over a recording.
+
+    Args:
+        intervals: of the context, as `timetable.read` returns them; None: none are known.
+    """
+    declared = pipeline({"timezone": recording.timezone}, model)
+    if intervals is not None:
+        declared = replace(declared, intervals=Intervals(intervals.sort("asset", "kind", "from", "to")))
+    return replay(declared, readings(recording))[0]
 
 
 def _live_scores(results: pl.LazyFrame, counts: pl.LazyFrame) -> pl.DataFrame:
@@ -393,8 +418,8 @@ def _grid(late: str, wait: str = "10min") -> Resample:
     return Resample("1min", PROPERTIES, late=late, wait=wait, slope="10min", gap="1h", most=256)
 
 
-def _results(recording: Recording, folder: Path, version: str) -> pl.DataFrame:
-    return judged(recording, Model(folder, version, "auto"))
+def _results(recording: Recording, folder: Path, version: str, intervals: pl.DataFrame | None) -> pl.DataFrame:
+    return judged(recording, Model(folder, version, "auto"), intervals)
 
 
 domain = Occupancy(minutes, sensors, _results)

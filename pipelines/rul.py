@@ -24,12 +24,14 @@ from tocsin.models.rul.network import FusionNetwork
 from tocsin.models.rul.scaling import Scaling
 from tocsin.operators.fading import keeps
 from tocsin.pipelines import imputation
+from tocsin.pipelines.intervals import Nearby
 from tocsin.pipelines.runtime import (
     AlertRule,
     Cell,
     ConfigError,
     ContextTopic,
     Declared,
+    Duration,
     Model,
     Options,
     Pipeline,
@@ -38,6 +40,7 @@ from tocsin.pipelines.runtime import (
     StepContext,
     Stores,
     Truth,
+    milliseconds,
 )
 from tocsin.pipelines.runtime.stages import Census, InContext, Infer, Reorder, Site, SlidingWindow
 
@@ -63,6 +66,7 @@ class RulOptions(Options):
         site: for a model with adapters: a regular expression whose group is the site in a key, such as ^([^/]+)/; "": the key
             itself is the site.
         impute: how missing settings and sensors are filled; "off": a reading that lacks one is a dead letter.
+        period: for a model with context: event time in one unit of the order column; None: as in training.
     """
 
     name: str = "rul"
@@ -77,6 +81,7 @@ class RulOptions(Options):
     site: str = ""
     drift: float | None = Field(default=None, gt=0)
     impute: imputation.Method = "off"
+    period: Duration | None = None
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -130,6 +135,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 if config.model == "fading"
                 else [SlidingWindow(config.window, config.columns, counter=counter, padded=True), Age(config.order)]
             ),
+            *([_nearby(config, o.period)] if config.context else []),
             *([Site(network.sites.names, pattern=o.site)] if network.sites else []),
             Infer(network, tensor=network.tensors),
             # Last, so that no other stage's state moves.
@@ -157,7 +163,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 data=[config.key, config.order, "rul"],
             ),
         ],
-        context=ContextTopic(kinds=[MAINTENANCE]),
+        context=ContextTopic(kinds=[*dict.fromkeys([MAINTENANCE, *config.context])], numbers=config.context_numbers),
         truth=Truth(
             schema=pa.schema([reading.field(config.key), reading.field(config.order)]),
             key=config.key,
@@ -166,6 +172,12 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         drift=drift,
         model_version=model.version,
     )
+
+
+def _nearby(config: RulConfig, period: str | None) -> Nearby:
+    """The stage that shows the network its context."""
+    unit = 1000 * (config.period or 1) if period is None else milliseconds(period)
+    return Nearby(config.context, config.context_numbers, unit=unit, horizon=config.horizon)
 
 
 def _count(network: RulModel, rows: Rows) -> Tensor:

@@ -13,6 +13,7 @@ import polars as pl
 
 from tocsin.models import tables
 from tocsin.models.folders import listed
+from tocsin.models.timetable import FILES
 
 PROPERTIES = ("co2", "temperature", "humidity", "ventilation")
 """Units: ppm, degrees C, % relative humidity, share of full flow."""
@@ -125,7 +126,8 @@ def read(directory: Path, *, decimal_comma: bool = False) -> Recording:
     }
     shuffled = [path for path in listed(directory, ".csv") if _SDU_FILE.fullmatch(path.name)]
     for suffix, reader in kinds.items():
-        if paths := shuffled or listed(directory, suffix):
+        found = [path for path in listed(directory, suffix) if path.name.lower() not in FILES or path == directory]
+        if paths := shuffled or found:
             parts = _sdu(shuffled) if shuffled else [reader(path) for path in paths]
             events = pl.concat([p.events for p in parts]).sort("time", "room", "property", maintain_order=True)
             truth = pl.concat([p.truth for p in parts]).sort("room", "time")

@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 
 DAYS = 14
 """Length of the simulation of a building."""
+BOOKED_ROOMS = 8
+"""Rooms of the building that `evaluate` simulates."""
 ROWS = 1000
 """Rows in each table of a feed."""
+UNAWARE = "without intervals"
 SHOWN = 5
 """Trials of a search that are printed."""
 
@@ -55,12 +58,12 @@ class Occupancy(Domain):
     Args:
         minutes: a recording -> the network's features of each minute, computed by the pipeline's own stages.
         sensors: a recording -> the imputer's input of each minute.
-        results: a recording, and a model's folder and version -> the pipeline's results.
+        results: a recording, a model's folder and version, and the intervals that are known -> the pipeline's results.
     """
 
     minutes: Callable[[Recording], pl.DataFrame]
     sensors: Callable[[Recording], pl.DataFrame]
-    results: Callable[[Recording, Path, str], pl.DataFrame]
+    results: Callable[[Recording, Path, str, pl.DataFrame | None], pl.DataFrame]
 
     def train(
         self,
@@ -161,22 +164,43 @@ class Occupancy(Domain):
             run.progress.advance(task)
         return sources, pl.concat(tables)
 
-    def evaluate(self, folder: Path, version: str, data: str, *, decimal_comma: DecimalComma = False) -> Evaluation:
-        """Run the pipeline over a recording, and compare the published state with the truth, minute by minute."""
+    def evaluate(
+        self,
+        folder: Path,
+        version: str,
+        data: str,
+        *,
+        decimal_comma: DecimalComma = False,
+        context: Annotated[
+            Path | None, Option("Bookings and holidays [context.csv or context.parquet in the folder].", "FILE")
+        ] = None,
+    ) -> Evaluation:
+        """Run the pipeline over a recording, and compare the published state with the truth, minute by minute.
+
+        `sim` is a simulated building whose meeting rooms are booked. With intervals, the figures without them stand beside.
+        """
         import polars as pl
 
+        from tocsin.models import timetable
         from tocsin.models.occupancy.data import NOISY, read
         from tocsin.models.occupancy.evaluate import empty_days, majority, metrics
         from tocsin.models.occupancy.model import load
         from tocsin.models.occupancy.plain import local
+        from tocsin.models.occupancy.simulation.bookings import KINDS, booked
+        from tocsin.models.occupancy.simulation.sensors import TEST_SEEDS
         from tocsin.models.occupancy.train import labelled
 
-        recording = read(Path(data), decimal_comma=decimal_comma)
+        if data == SIM:
+            recording, intervals = booked(rooms=BOOKED_ROOMS, days=DAYS, seed=TEST_SEEDS[0])
+        else:
+            recording, intervals = read(Path(data), decimal_comma=decimal_comma), None
+        if file := context or timetable.beside(Path(data)):
+            intervals = timetable.read(file, kinds=KINDS)
         if not len(recording.truth):
             raise ValueError(
                 f"{data}: expected the truth beside the readings (a column or a property of occupancy), got none"
             )
-        results = self.results(recording, folder, version)
+        results = self.results(recording, folder, version, intervals)
         judged = results.filter(pl.col("probability").is_not_null())
         minutes = judged.with_columns(pl.col("event_time").dt.epoch("ms").alias("time"), predicted="occupied")
         table = labelled(minutes.drop("occupied"), recording.truth).drop_nulls("occupied")
@@ -193,6 +217,12 @@ class Occupancy(Domain):
 
         occupied = table["occupied"].to_numpy()
         baselines = {name: metrics(occupied, p.to_numpy() >= 0.5, p.to_numpy()) for name, p in plain.items()}
+        if intervals is not None:
+            blind = self.results(recording, folder, version, None).select(
+                "room", "event_time", "occupied", "probability"
+            )
+            both = table.select("room", "event_time", truth="occupied").join(blind, on=["room", "event_time"])
+            baselines[UNAWARE] = metrics(*(both[c].to_numpy() for c in ("truth", "occupied", "probability")))
         by_room = {str(room): part for (room,), part in table.partition_by("room", as_dict=True).items()}
         rooms = {room: {**figures(part), "empty_day_minutes": empty_days(part)} for room, part in by_room.items()}
         in_domain = table.filter("in_domain").height / table.height
@@ -267,22 +297,29 @@ class Occupancy(Domain):
         rate: float | None,
         model: Path | None,
         rooms: Annotated[int, Option("Number of rooms in the simulated building.")] = 8,
+        bookings: Annotated[bool, Option("Simulate meeting rooms; bookings and holidays are sent as context.")] = False,
         decimal_comma: DecimalComma = False,
     ) -> Feed:
         """Feed readings in the order of arrival. A simulated building ends after 14 days."""
         import polars as pl
 
         from tocsin.models.occupancy.data import read
+        from tocsin.models.occupancy.simulation import bookings as meetings
         from tocsin.models.occupancy.simulation.sensors import simulate
 
         # Simulated readings come in the order of arrival, not of event time.
-        events = (
-            simulate(rooms=rooms, days=DAYS, seed=seed)[0]
-            if source == SIM
-            else read(Path(source), decimal_comma=decimal_comma).events
-        )
+        announced = None
+        if source == SIM and bookings:
+            events, _, intervals = meetings.simulate(rooms=rooms, days=DAYS, seed=seed)
+            times = (pl.from_epoch(name, "ms").dt.replace_time_zone("UTC") for name in ("from", "to"))
+            new = [intervals.with_columns(times)]
+            announced = lambda: new.pop() if new else pl.DataFrame()  # noqa: E731
+        elif source == SIM:
+            events, _ = simulate(rooms=rooms, days=DAYS, seed=seed)
+        else:
+            events = read(Path(source), decimal_comma=decimal_comma).events
         table = events.select("room", "property", pl.from_epoch("time", "ms").dt.replace_time_zone("UTC"), "value")
-        return Feed(table.iter_slices(ROWS), total=table.height)
+        return Feed(table.iter_slices(ROWS), total=table.height, announced=announced)
 
 
 def recorded(source: str, *, rooms: int, seed: int, days: int = DAYS, decimal_comma: bool = False) -> Recording:

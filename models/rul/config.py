@@ -59,6 +59,11 @@ class RulConfig:
             still running then, so that more was left at each row than the recording shows. None: each key failed.
         age: whether the network sees the age and the number of known rows. False where the counters of assets do not compare, or
             so few lives are known that they would be learned by heart.
+        context: kinds of intervals of an asset's time that the network reads, such as maintenance or loads; empty: none. Without
+            any interval it is the network without context.
+        context_numbers: numbers of these intervals, such as a load.
+        time: column with the event time of a training row, if there is context. A stream has its own.
+        period: event time in one unit of `order`, s; None: measured in training.
         network: widths.
 
     Raises:
@@ -82,6 +87,10 @@ class RulConfig:
     label: str | None = None
     failed: str | None = None
     age: bool = True
+    context: tuple[str, ...] = ()
+    context_numbers: tuple[str, ...] = ()
+    time: str = "time"
+    period: float | None = None
     network: NetworkSize = field(default_factory=NetworkSize)
 
     def __post_init__(self) -> None:
@@ -103,6 +112,10 @@ class RulConfig:
             raise ValueError(f"{self.regimes} regimes of {len(self.settings)} settings; regimes need a setting")
         if not 0.5 <= self.coverage < 1:
             raise ValueError(f"coverage is {self.coverage:g}; expected at least 0.5 and less than 1")
+        if self.context_numbers and not self.context:
+            raise ValueError(f"context_numbers are {list(self.context_numbers)} of no kind; name the kinds in context")
+        if self.period is not None and not 0 < self.period < math.inf:
+            raise ValueError(f"period is {self.period:g}; expected the seconds of one {self.order}")
 
     @property
     def types(self) -> dict[str, str]:
@@ -113,9 +126,19 @@ class RulConfig:
         }
 
     @property
+    def horizon(self) -> float:
+        """How far intervals are read, before and ahead, in the unit of `order`; what begins beyond the cap cannot matter to it."""
+        return 1.2 * self.cap
+
+    @property
     def unlabelled(self) -> RulConfig:
         """The same config for tables without the truth."""
         return replace(self, label=None, failed=None)
+
+    @property
+    def without_context(self) -> RulConfig:
+        """The same config for a network that reads no intervals."""
+        return replace(self, context=(), context_numbers=(), period=None)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -168,7 +191,7 @@ class RulConfig:
                 raise ValueError(f"{where}: unknown {unknown}; expected any of {[f.name for f in allowed]}")
         if missing := sorted({"key", "order", "features"} - set(values)):
             raise ValueError(f"{where}: {missing} missing; name the columns of the table there")
-        for name in ("features", "settings", "spans"):
+        for name in ("features", "settings", "spans", "context", "context_numbers"):
             if name in values and not isinstance(values[name], list):
                 raise ValueError(
                     f"{where}: expected a list of {name}, got {values[name]!r}; write {name} = [{values[name]!r}]"

@@ -17,6 +17,7 @@ from torch import Tensor
 from tocsin.models.folders import listed, named
 from tocsin.models.rul.config import RulConfig
 from tocsin.models.tables import LARGEST, read
+from tocsin.models.timetable import FILES, Timetable, milliseconds
 
 SETTINGS = tuple(f"setting{i}" for i in range(1, 4))
 SENSORS = tuple(f"s{i}" for i in range(1, 22))
@@ -88,6 +89,7 @@ def read_csv_directory(directory: Path, config: RulConfig, *, decimal_comma: boo
         raise FileNotFoundError(f"{directory}: no *.csv; expected one or more files of run-to-failure rows")
     types = config.types | ({config.label: "float64"} if config.label else {})
     types |= {config.failed: "bool"} if config.failed else {}
+    types |= {config.time: "time"} if config.context else {}
     fractions = f"for fractions of {config.order}, set order_type = 'float64' in the model's config"
     tables = []
     for path in paths:
@@ -97,6 +99,8 @@ def read_csv_directory(directory: Path, config: RulConfig, *, decimal_comma: boo
         for name, kind in types.items():
             if kind == "int64":
                 columns[name] = sheet.integers(name, hint=fractions if name == config.order else "")
+            elif kind == "time":
+                columns[name] = milliseconds(sheet.texts(name), f"{path}, column {name}")
             elif kind == "bool":
                 sheet.texts(name)  # refuses empty cells
                 columns[name] = sheet.flags(name)
@@ -107,8 +111,8 @@ def read_csv_directory(directory: Path, config: RulConfig, *, decimal_comma: boo
 
 
 def csv_files(directory: Path) -> list[Path]:
-    """The CSV files of a directory; the path of a CSV file gives that file alone."""
-    return listed(directory, ".csv")
+    """The CSV files of a directory, without one of intervals; the path of a CSV file gives that file alone."""
+    return [file for file in listed(directory, ".csv") if file.name.lower() not in FILES or file == directory]
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class Lives:
         rul: `[R] float32`, true RUL, not capped; NaN in the lives of assets that did not fail.
         least: `[R] float32`, what was left at least: the RUL, or how much longer an asset that did not fail is known to have run.
         engine: `[R] int64`, number of each row's key, from 0.
+        slots: `[R, S, 3 + N] float32`, intervals of the key's time around each row, see `Inputs`; S is 0 without any.
         keys: names of the keys, by number.
     """
 
@@ -129,6 +134,7 @@ class Lives:
     rul: Tensor
     least: Tensor
     engine: Tensor
+    slots: Tensor
     keys: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -162,7 +168,7 @@ class Lives:
 
     def where(self, keep: Tensor) -> Lives:
         """Some rows of the same lives, `[R] bool`; one of each at least."""
-        columns = {name: getattr(self, name)[keep] for name in ("rows", "age", "rul", "least", "engine")}
+        columns = {name: getattr(self, name)[keep] for name in ("rows", "age", "rul", "least", "engine", "slots")}
         return replace(self, **columns)
 
     def of(self, engines: Tensor) -> Lives:
@@ -175,6 +181,7 @@ class Lives:
             rul=self.rul[keep],
             least=self.least[keep],
             engine=number[self.engine[keep]],
+            slots=self.slots[keep],
             keys=tuple(self.keys[i] for i in engines.tolist()),
         )
 
@@ -187,16 +194,24 @@ def joined(one: Lives, other: Lives) -> Lives:
         rul=torch.cat([one.rul, other.rul]),
         least=torch.cat([one.least, other.least]),
         engine=torch.cat([one.engine, other.engine + len(one.keys)]),
+        slots=torch.cat([one.slots, other.slots]),
         keys=one.keys + other.keys,
     )
 
 
-def lives(table: pl.DataFrame, config: RulConfig, *, final_rul: np.ndarray | None = None) -> Lives:
+def lives(
+    table: pl.DataFrame,
+    config: RulConfig,
+    *,
+    final_rul: np.ndarray | None = None,
+    intervals: pl.DataFrame | None = None,
+) -> Lives:
     """Sort a table by asset and age, and label its rows.
 
     Args:
-        table: columns of `config`, any row order.
-        config: names the columns.
+        table: columns of `config`, any row order; with `intervals` also its `time`, ms since the epoch.
+        config: names the columns; with `intervals` it has a period.
+        intervals: as `timetable.read` returns them; None: none are known, or the model reads none.
         final_rul: `[keys]` RUL after the last row, in order of key; None means 0 (run to failure). Ignored if the config
             names a label column.
 
@@ -227,8 +242,39 @@ def lives(table: pl.DataFrame, config: RulConfig, *, final_rul: np.ndarray | Non
         rul=rul,
         least=left,
         engine=torch.from_numpy(engine.copy()),
+        slots=_slots(table, config, intervals),
         keys=tuple(map(str, table[config.key].gather(first).to_list())),
     )
+
+
+def period(table: pl.DataFrame, config: RulConfig) -> float:
+    """The event time in one unit of the order column, s: the median over the rows of each key.
+
+    Raises:
+        ValueError: no two rows of a key tell.
+    """
+    ordered = table.sort(config.key, config.order)
+    steps = ordered.select(
+        time=pl.col(config.time).diff().over(config.key) / 1000, order=pl.col(config.order).diff().over(config.key)
+    ).filter((pl.col("order") > 0) & (pl.col("time") > 0))
+    if steps.is_empty():
+        raise ValueError(
+            f"column {config.time}: expected times that increase with {config.order}, got none; set period"
+        )
+    return float((steps["time"] / steps["order"]).median())  # type: ignore[arg-type]
+
+
+def _slots(table: pl.DataFrame, config: RulConfig, intervals: pl.DataFrame | None) -> Tensor:
+    """The slots of sorted rows."""
+    width = 3 + len(config.context_numbers)
+    if not config.context or intervals is None:
+        return torch.zeros(len(table), 0, width)
+    if config.period is None:
+        raise ValueError("expected a config with a period, got none; train the model, or set it")
+    timetable = Timetable(intervals, kinds=config.context, numbers=config.context_numbers)
+    assets, unit = table[config.key].cast(pl.String), 1000 * config.period
+    near = timetable.near(assets, table[config.time].to_numpy(), reach=unit * config.horizon)
+    return torch.cat([near[..., :2] / unit, near[..., 2:]], dim=-1).float()
 
 
 def _find(directory: Path, name: str) -> Path:

@@ -23,6 +23,7 @@ from tocsin.models.domain import (
     Training,
     WithImputer,
     foreign,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
 Subset = Annotated[str, Option("Subset of C-MAPSS.")]
 ROWS = 1000
 """Rows in each table of a feed."""
+ContextFile = Annotated[
+    Path | None,
+    Option("Intervals, for a config with context [context.csv or context.parquet in the folder].", "FILE"),
+]
+UNAWARE = "without intervals"
 SHOWN = ("rmse", "mae", "mean_error", "score", "coverage", "width", "rmse_uncapped", "score_uncapped")
 
 
@@ -54,8 +60,12 @@ class Rul(Domain):
         imputer: WithImputer = False,
         imputer_steps: ImputerSteps = None,
         decimal_comma: DecimalComma = False,
+        context: ContextFile = None,
+        without_context: Annotated[bool, Option("Train without context.")] = False,
     ) -> Trained:
         """Train on C-MAPSS files or, with `config`, on CSV files. The model then gets the name of the config file.
+
+        With `sim` it trains on a simulated fleet with maintenance and loads, which the network reads as context.
 
         Raises:
             ValueError: there is more than one folder, or a reader raises it.
@@ -65,14 +75,22 @@ class Rul(Domain):
         from tocsin.models.rul.config import RulConfig
         from tocsin.models.rul.data import cmapss
         from tocsin.models.rul.imputer import train as train_imputer
-        from tocsin.models.rul.train import RECIPES, candidate, points, read_recipe
+        from tocsin.models.rul.source import simulated
+        from tocsin.models.rul.train import RECIPES, SIMULATED, candidate, points, read_recipe
         from tocsin.models.rul.train import train as fit
 
         data = run.single()
-        settings = RulConfig.from_toml(config) if config else cmapss(subset)
+        is_simulated = str(data) == SIM
+        settings = RulConfig.from_toml(config) if config else simulated() if is_simulated else cmapss(subset)
+        if without_context:
+            settings = settings.without_context
+        if imputer and is_simulated:
+            raise ValueError("--imputer: expected files, got a simulated fleet, which lacks nothing; leave it out")
         if model is not None:
             settings = replace(settings, model=model)
-        recipe = read_recipe(config, settings.model) if config else RECIPES[settings.model]
+        recipe = (
+            read_recipe(config, settings.model) if config else (SIMULATED if is_simulated else RECIPES)[settings.model]
+        )
         recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
         name, folder = run.place(config.stem if config else "rul")
         attempts: dict[int, Attempt[RulModel]] = {}
@@ -87,8 +105,9 @@ class Rul(Domain):
             outcome = fit(
                 data=data,
                 config=settings,
-                subset=None if config else subset,
+                subset=None if config or is_simulated else subset,
                 decimal_comma=decimal_comma,
+                context=context,
                 recipe=recipe,
                 seed=seed,
                 progress=report,
@@ -137,6 +156,7 @@ class Rul(Domain):
             int | None, Option("Number of runs that are used, in the order of their keys [all].", least=1)
         ] = None,
         decimal_comma: DecimalComma = False,
+        context: ContextFile = None,
     ) -> Trained:
         """Adapt a model to a site by its runs to failure: C-MAPSS files, or CSV files with the columns of the model's config.
 
@@ -147,15 +167,16 @@ class Rul(Domain):
 
         from tocsin.models.attempts import Attempt, keep
         from tocsin.models.imputer.model import beside
+        from tocsin.models.rul import source
         from tocsin.models.rul.adapt import RECIPE, adapt, candidate
-        from tocsin.models.rul.data import csv_files, lives, read_cmapss, read_csv_directory
+        from tocsin.models.rul.data import csv_files, lives
         from tocsin.models.rul.model import load
 
         data = run.single()
         base = load(run.base, "cpu")
-        csv = csv_files(data)
-        table = read_csv_directory(data, base.config, decimal_comma=decimal_comma) if csv else read_cmapss(data, subset)
-        known = lives(table, base.config)
+        files = None if csv_files(data) else subset
+        given = source.runs(data, base.config, subset=files, decimal_comma=decimal_comma, context=context)
+        known = lives(given.table, given.config, intervals=given.intervals)
         known = known.of(torch.arange(len(known.keys))[:runs])
         name, folder = run.place("rul")
         attempts: dict[int, Attempt[RulModel]] = {}
@@ -195,8 +216,11 @@ class Rul(Domain):
         subset: Annotated[str | None, Option("Subset of C-MAPSS [all whose true RUL is there].")] = None,
         site: Annotated[str, Option("Site whose adapter judges [the shared network].")] = "",
         decimal_comma: DecimalComma = False,
+        context: ContextFile = None,
     ) -> Evaluation:
-        """Score the last row of each C-MAPSS test engine, or every row of CSV files.
+        """Score the last row of each C-MAPSS test engine, or every row of CSV files or of a simulated fleet.
+
+        A model with context is also scored without its intervals.
 
         Without a model of one's own, each subset of C-MAPSS is scored by the weights that were trained on it.
         """
@@ -211,9 +235,10 @@ class Rul(Domain):
             shared = load(folder)
             return shared.at(site) if site else shared
 
-        if csv_files(place):
-            scores = evaluate(data=place, model=model(), csv=True, decimal_comma=decimal_comma)
-            return _evaluation(scores, doubt=_doubt({data: scores}))
+        if data == SIM or csv_files(place):
+            scores = evaluate(data=place, model=model(), csv=True, decimal_comma=decimal_comma, context=context)
+            by_context = {"context": scores.context} if scores.context else None
+            return _evaluation(scores, by_context, lines=_rows(scores.context, "context"), doubt=_doubt({data: scores}))
         subsets = [subset] if subset else [name for name in REGIMES if has_truth(place, name)] or ["FD001"]
         shipped = folder.parent if version == SHIPPED and not site else None
         found = {
@@ -222,11 +247,9 @@ class Rul(Domain):
         unjudged = {} if subset else {name: test_engines(place, name) for name in REGIMES if name not in subsets}
         left_out = {f"engines of {name}, whose true RUL is not there": count for name, count in unjudged.items()}
         parts = {name: {"in_domain": scores.in_domain, **scores.figures} for name, scores in found.items()}
-        lines = list[str]()
+        lines: Sequence[str] = ()
         if len(found) > 1:
-            head = f"{'subset':<8}" + "".join(f"{figure:>16}" for figure in SHOWN)
-            rows = [f"{name:<8}" + "".join(f"{figures[f]:>16.2f}" for f in SHOWN) for name, figures in parts.items()]
-            lines = [head, *rows]
+            lines = _rows({name: {f: figures[f] for f in SHOWN} for name, figures in parts.items()}, "subset")
         scores = pooled(found) if len(found) > 1 else found[subsets[0]]
         return _evaluation(scores, {"subsets": parts}, left_out=left_out, lines=lines, doubt=_doubt(found))
 
@@ -242,11 +265,16 @@ class Rul(Domain):
         engines: Annotated[int, Option("Number of engines in the simulated fleet.")] = 100,
         decimal_comma: DecimalComma = False,
     ) -> Feed:
-        """Feed all machines at once, row by row. A simulated fleet is endless."""
+        """Feed all machines at once, row by row. A simulated fleet is endless.
+
+        If the pipeline's model reads context, the fleet is maintained, and its plans are announced.
+        """
         from tocsin.models.rul.config import RulConfig
         from tocsin.models.rul.data import csv_files, read_cmapss, read_csv_directory
 
         if source == SIM:
+            if model and RulConfig.load(model).context:
+                return _maintained(engines, seed)
             return Feed(_fleet(engines, seed))
         if not csv_files(Path(source)):
             table = read_cmapss(Path(source), subset, split).sort("cycle", "unit")
@@ -257,6 +285,16 @@ class Rul(Domain):
             table = read_csv_directory(Path(source), config.unlabelled, decimal_comma=decimal_comma)
             table = table.sort(config.order, config.key)
         return Feed(table.iter_slices(ROWS), total=table.height)
+
+
+def _rows(parts: Mapping[str, Mapping[str, Any]], title: str) -> list[str]:
+    """The figures of parts as lines of text."""
+    if not parts:
+        return []
+    names, width = list(next(iter(parts.values()))), max(map(len, (title, *parts))) + 2
+    head = f"{title:<{width}}" + "".join(f"{name:>16}" for name in names)
+    cells = {part: [f"{shown(figures[name], 2):>16}" for name in names] for part, figures in parts.items()}
+    return [head, *(f"{part:<{width}}" + "".join(row) for part, row in cells.items())]
 
 
 def _site_line(site: str, figures: Mapping[str, float], runs: int, size: int, whole: int) -> str:
@@ -296,7 +334,7 @@ def _evaluation(
     return Evaluation(
         scores.figures,
         parts or {},
-        baselines={"best constant": scores.best},
+        baselines={"best constant": scores.best, **({UNAWARE: scores.unaware} if scores.unaware else {})},
         counted=scores.counted,
         left_out={**scores.left_out, **(left_out or {})},
         in_domain=scores.in_domain,
@@ -309,6 +347,30 @@ def _doubt(found: Mapping[str, Scores]) -> str:
     """Say which data are unlike those that the model was trained on."""
     shares = {name: 1 - scores.in_domain for name, scores in found.items()}
     return foreign("rul", "readings", shares, "train a model on such data")
+
+
+def _maintained(engines: int, seed: int) -> Feed:
+    """A simulated fleet with maintenance and loads."""
+    import polars as pl
+
+    from tocsin.models.rul.simulation.maintained import live
+
+    new = list[pl.DataFrame]()
+
+    def tables() -> Iterator[pl.DataFrame]:
+        for readings, plans in live(engines=engines, seed=seed):
+            if len(plans):
+                place = dict(zip(readings["unit"].cast(pl.String), range(engines), strict=True))
+                row = pl.col("asset").replace_strict(place, return_dtype=pl.Float64)
+                new.append(plans.with_columns(pl.col("from", "to") * engines + row))
+            yield readings
+
+    def announced() -> pl.DataFrame:
+        found = pl.concat(new) if new else pl.DataFrame()
+        new.clear()
+        return found
+
+    return Feed(tables(), announced=announced)
 
 
 def _fleet(engines: int, seed: int) -> Iterator[pl.DataFrame]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ from torch import Tensor
 
 from tocsin.models.conformal import BANDS, band
 from tocsin.models.rul.config import RulConfig
-from tocsin.models.rul.data import Lives, lives, read_cmapss, read_cmapss_rul, read_csv_directory
+from tocsin.models.rul.data import Lives, lives, read_cmapss, read_cmapss_rul
 from tocsin.models.rul.faithfulness import faithfulness
 from tocsin.models.rul.interval import BEYOND
 from tocsin.models.rul.model import RulModel, load
+from tocsin.models.rul.source import TEST_SEED, runs
 
 LABEL_CAP = 125.0  # the cap that most papers use for C-MAPSS
 EXPLAINED = 1000
 """Rows whose explanations are tried, about."""
+AFTER = 0.4
+"""How long after an interval a row counts as after it, as a share of the horizon."""
 EARLIER = "rows before an engine's last one, which C-MAPSS's test does not score"
 UNFAILED = "rows of assets that did not fail, whose remaining life is not known"
 ERRORS = ("rmse", "mae", "mean_error", "score")
@@ -45,6 +48,8 @@ class Scores:
             have theirs padded; and `survivors`, if some assets did not fail.
         left_out: why rows were not judged -> how many.
         in_domain: share of the rows judged whose like training has seen.
+        unaware: the errors of the same model without the intervals that it reads; empty: it reads none.
+        context: the figures of `in_context`; empty: it reads no intervals.
     """
 
     figures: dict[str, Any]
@@ -52,6 +57,8 @@ class Scores:
     counted: dict[str, int]
     left_out: dict[str, int]
     in_domain: float
+    unaware: dict[str, Any] = field(default_factory=dict)
+    context: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -61,16 +68,18 @@ def evaluate(
     subset: str = "FD001",
     csv: bool = False,
     decimal_comma: bool = False,
+    context: Path | None = None,
     device: str = "auto",
 ) -> Scores:
     """Score a model: on the last row of each C-MAPSS test engine, or on every row of CSV files.
 
     Args:
-        data: folder of C-MAPSS files, or of CSV files with the columns of the model's config.
+        data: folder of C-MAPSS files, or of CSV files with the columns of the model's config; or, with `csv`, `sim`.
         model: a loaded model, or the folder it is stored in.
         subset: C-MAPSS subset; its `test_` and `RUL_` files are read.
         csv: `data` holds CSV files.
         decimal_comma: numbers in CSV files have a decimal comma, as in 400,5.
+        context: a file of intervals, see `source.runs`.
         device: where to run a model that is given as a folder.
 
     Raises:
@@ -79,13 +88,14 @@ def evaluate(
     model = model if isinstance(model, RulModel) else load(model, device)
     config = model.config
     if csv:
-        known = lives(read_csv_directory(data, config, decimal_comma=decimal_comma), config)
+        found = runs(data, config, decimal_comma=decimal_comma, context=context, seed=TEST_SEED)
+        known = lives(found.table, config, intervals=found.intervals)
         cap, chosen = config.cap, torch.arange(len(known))
     else:
         known = lives(read_cmapss(data, subset, "test"), config, final_rul=read_cmapss_rul(data, subset))
         cap, chosen = LABEL_CAP, known.last
     samples = model.samples(known)
-    found = model.predict_rows(samples, chosen)
+    judgement = model.predict_rows(samples, chosen)
     target, capped = known.rul[chosen], known.rul[chosen].clamp(max=cap)
     parts = copy.deepcopy(model.parts).cpu()
     explained = samples.at(chosen[:: max(1, len(chosen) // EXPLAINED)])
@@ -97,11 +107,11 @@ def evaluate(
         counted["survivors"] = int((~known.failed).sum())
     return Scores(
         figures={
-            **_errors(found["rul"], target, cap),
-            **held(found["rul_low"], found["rul_high"], target.clamp(max=config.cap)),
+            **_errors(judgement["rul"], target, cap),
+            **held(judgement["rul_low"], judgement["rul_high"], target.clamp(max=config.cap)),
             **faithfulness(parts.network, parts.explainer, explained, cap=config.cap),
             "parameters": model.parameters,
-            **(_survivors(found["rul"], known, config) if unknown else {}),
+            **(_survivors(judgement["rul"], known, config) if unknown else {}),
         },
         best={
             **metrics(capped.nanmean().expand(len(target)), capped, cap=cap),
@@ -109,8 +119,51 @@ def evaluate(
         },
         counted=counted,
         left_out={EARLIER: len(known) - len(chosen), UNFAILED: unknown},
-        in_domain=float(found["in_domain"].float().mean()),
+        in_domain=float(judgement["in_domain"].float().mean()),
+        **_with_and_without(model, known, chosen, judgement["rul"], cap),
     )
+
+
+def _with_and_without(model: RulModel, known: Lives, chosen: Tensor, rul: Tensor, cap: float) -> dict[str, Any]:
+    """The errors without the intervals that a model reads, and its figures by what lies around a row."""
+    if not known.slots.shape[1]:
+        return {}
+    blind = replace(known, slots=known.slots[:, :0])
+    unaware = model.predict_rows(model.samples(blind), chosen)["rul"]
+    return {
+        "unaware": _errors(unaware, known.rul[chosen], cap),
+        "context": in_context(rul, unaware, known, model.config),
+    }
+
+
+def in_context(rul: Tensor, unaware: Tensor, known: Lives, config: RulConfig) -> dict[str, dict[str, Any]]:
+    """The figures of rows after intervals of each kind, and of assets that have none, with `rmse_unaware`, that of `unaware`.
+
+    Args:
+        rul, unaware: predictions `[R]` for every row, with intervals and without.
+    """
+
+    def figures(which: Tensor) -> dict[str, Any]:
+        own, other = (judged(p[which], p[which], p[which], known.rul[which], config.cap) for p in (rul, unaware))
+        rows = int((known.rul[which] <= BEYOND * config.cap).sum())
+        return {"rows": rows, **{name: own[name] for name in ERRORS}, "rmse_unaware": other["rmse"]}
+
+    found = {f"after {kind}": figures(after(known, number, config)) for number, kind in enumerate(config.context)}
+    return {"assets without any": figures(without_any(known)), **found}
+
+
+def after(known: Lives, kind: int, config: RulConfig) -> Tensor:
+    """Rows within `AFTER` of the horizon after the end of an interval of a kind, `[R] bool`."""
+    end = known.slots[..., 1]
+    is_past = (known.slots[..., 2] == kind) & (end <= 0) & (end >= -AFTER * config.horizon)
+    return is_past.any(1)
+
+
+def without_any(known: Lives) -> Tensor:
+    """Rows of assets that have no interval near any row, `[R] bool`."""
+    has_any = torch.zeros(len(known.keys), dtype=torch.bool)
+    has_any[known.engine[(~known.slots[..., 0].isinf()).any(1)]] = True
+    return ~has_any[known.engine]
 
 
 def _errors(predicted: Tensor, target: Tensor, cap: float) -> dict[str, float]:

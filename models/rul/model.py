@@ -60,15 +60,15 @@ class RulModel:
     def tensors(self) -> tuple[str, ...]:
         """Names of the arguments of a call, for the pipeline."""
         read = ("sums", "latest", "age") if self.config.model == "fading" else ("window", "age")
-        return (*read, "site") if self.sites else read
+        return (*read, *(["slots"] if self.config.context else []), *(["site"] if self.sites else []))
 
     def __call__(self, *tensors: Tensor) -> dict[str, Tensor]:
         """Predict a batch; B may be 0.
 
         Args:
             tensors: as named in `tensors`. `sums` `[B, K, M, C + 1]`, see `samples.remembered`; `latest` `[B, S + C]`, the reading
-                itself; `window` `[B, T, S + C]`, see `samples.windowed`; `age` `[B]`, the order column; `site` `[B] int64`, the
-                number of the row's site, -1 for none.
+                itself; `window` `[B, T, S + C]`, see `samples.windowed`; `age` `[B]`, the order column; `slots`
+                `[B, S, 3 + N] float32`, see `Inputs`; `site` `[B] int64`, the number of the row's site, -1 for none.
 
         Returns:
             `rul`, `rul_low`, `rul_high` `[B] float32` in `[0, cap]`, with `rul` between the ends. `in_domain` `[B] bool`: whether
@@ -85,10 +85,11 @@ class RulModel:
         with torch.inference_mode():
             given = {name: moved(t, self.device) for name, t in zip(self.tensors, tensors, strict=True)}
             age = given["age"]
+            slots = given["slots"].float() if "slots" in given else age.new_zeros(len(age), 0, 3, dtype=torch.float32)
             if self.config.model == "fading":
-                inputs, latest = remembered(given["sums"], age, scaling), given["latest"]
+                inputs, latest = remembered(given["sums"], age, slots, scaling), given["latest"]
             else:
-                inputs, latest = windowed(given["window"], age, self.config, scaling), given["window"][:, -1]
+                inputs, latest = windowed(given["window"], age, slots, self.config, scaling), given["window"][:, -1]
             site = given.get("site")
             own = self.sites.own_of(site, self._shared) if self.sites and site is not None else None
             judged = self._judge(inputs, scaling.is_known(latest, age, own), site, own)
@@ -196,6 +197,9 @@ class RulModel:
             "window": (config.window, columns),
             "age": (),
             "site": (),
+            "slots": (*tensors[self.tensors.index("slots")].shape[1:2], 3 + len(config.context_numbers))
+            if "slots" in self.tensors
+            else (),
         }
         if len(tensors) != len(self.tensors):
             raise ValueError(f"got {len(tensors)} tensors, expected {', '.join(self.tensors)}")

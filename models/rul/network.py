@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tocsin.models.context_branch import ContextBranch
 from tocsin.models.rul.config import NetworkSize, RulConfig
 from tocsin.operators.pooling import AdditiveAttentionPool
 from tocsin.operators.regimes import Decomposed, RegimeFusion, decompose
@@ -22,12 +24,21 @@ class Inputs(NamedTuple):
         mask: `[B, L] bool`, True where there is a row.
         regime: `[B, L] int64`, the regime of each row; 0 for bands.
         age: `[B, 3] float32`, age, its logarithm and that of the number of rows that are known, standardised.
+        slots: `[B, S, 3 + N] float32`, intervals of the asset's time around now, in the unit of the order column, see
+            `ContextBranch`; S may be 0.
     """
 
     steps: Tensor
     mask: Tensor
     regime: Tensor
     age: Tensor
+    slots: Tensor
+
+
+class Reader(Protocol):
+    """Makes a `ContextBranch` for a layer."""
+
+    def __call__(self, *, inputs: int, outputs: int) -> ContextBranch: ...
 
 
 class Network(Protocol):
@@ -46,15 +57,16 @@ class FadingNetwork(nn.Module):
         steps: number of bands L.
         channels: number of sensors C.
         size: widths.
+        context: what reads the intervals of an asset's time; None: nothing does.
     """
 
-    def __init__(self, *, steps: int, channels: int, size: NetworkSize) -> None:
+    def __init__(self, *, steps: int, channels: int, size: NetworkSize, context: Reader | None = None) -> None:
         super().__init__()
-        self.head = Head((steps * channels + 3, *size.hidden), size.dropout)
+        self.head = Head((steps * channels + 3, *size.hidden), size.dropout, context)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Predict, `[B, 3]`."""
-        return self.head(torch.cat([inputs.steps.flatten(1), inputs.age], dim=1))
+        return self.head(torch.cat([inputs.steps.flatten(1), inputs.age], dim=1), inputs.slots)
 
 
 class RecurrentNetwork(nn.Module):
@@ -67,9 +79,10 @@ class RecurrentNetwork(nn.Module):
     Args:
         channels: number of sensors C.
         size: widths.
+        context: what reads the intervals of an asset's time; None: nothing does.
     """
 
-    def __init__(self, *, channels: int, size: NetworkSize) -> None:
+    def __init__(self, *, channels: int, size: NetworkSize, context: Reader | None = None) -> None:
         super().__init__()
         first, second = size.conv
         self.conv = nn.Sequential(
@@ -85,12 +98,12 @@ class RecurrentNetwork(nn.Module):
         self.lstm = nn.LSTM(second, size.lstm, batch_first=True, bidirectional=True)
         self.norm = nn.Sequential(nn.Dropout(size.dropout), nn.LayerNorm(2 * size.lstm))
         self.pool = AdditiveAttentionPool(dim=2 * size.lstm, hidden=size.attention)
-        self.head = Head((2 * size.lstm + 2 * channels, *size.head), size.dropout)
+        self.head = Head((2 * size.lstm + 2 * channels, *size.head), size.dropout, context)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Predict, `[B, 3]`."""
         context, _ = self.attend(inputs)
-        return self.head(torch.cat([context, level_and_slope(inputs)], dim=1))
+        return self.head(torch.cat([context, level_and_slope(inputs)], dim=1), inputs.slots)
 
     def attend(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The context `[B, 2 * lstm]` and the attention `[B, T]`, each row of which sums to 1."""
@@ -112,6 +125,7 @@ class FusionNetwork(nn.Module):
         channels: number of sensors C.
         regimes: number of regimes.
         size: widths; `conv` of the trend's convolutions, `lstm` per direction.
+        context: what reads the intervals of an asset's time; None: nothing does.
     """
 
     KEEP = 0.9
@@ -119,7 +133,7 @@ class FusionNetwork(nn.Module):
     AHEAD, WEIGHT = 10, 0.1
     """How many rows ahead the trend is predicted; the weight of its squared error in the loss."""
 
-    def __init__(self, *, channels: int, regimes: int, size: NetworkSize) -> None:
+    def __init__(self, *, channels: int, regimes: int, size: NetworkSize, context: Reader | None = None) -> None:
         super().__init__()
         wide = 2 * size.lstm
         self.conv = nn.Sequential(nn.Conv1d(channels, size.conv[1], 3, padding=1), nn.ReLU(), nn.Dropout(size.dropout))
@@ -127,7 +141,7 @@ class FusionNetwork(nn.Module):
         self.residual = nn.Sequential(nn.Conv1d(channels, size.conv[0], 3, padding=1), nn.ReLU())
         self.fusion = RegimeFusion(dim=wide, features=size.conv[0], count=regimes)
         self.pool = AdditiveAttentionPool(dim=wide, hidden=size.attention)
-        self.head = Head((wide + 2 * channels, *size.head), size.dropout)
+        self.head = Head((wide + 2 * channels, *size.head), size.dropout, context)
         self.ahead = nn.Linear(wide + 2 * channels, channels)
 
     def forward(self, inputs: Inputs) -> Tensor:
@@ -137,7 +151,7 @@ class FusionNetwork(nn.Module):
     def both(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Predict, `[B, 3]`, and the change of each sensor's trend within `AHEAD` rows, `[B, C]`, in standard deviations."""
         seen = self._see(inputs)
-        return self.head(seen), self.ahead(seen)
+        return self.head(seen, inputs.slots), self.ahead(seen)
 
     @classmethod
     def decomposed(cls, inputs: Inputs) -> Decomposed:
@@ -168,11 +182,12 @@ class Head(nn.Module):
     Args:
         widths: of the input and the layers.
         dropout: share of the activations that training drops.
+        context: adds to the first layer what the intervals of an asset's time say; None: nothing does.
     """
 
     SPREAD = 32
 
-    def __init__(self, widths: tuple[int, ...], dropout: float) -> None:
+    def __init__(self, widths: tuple[int, ...], dropout: float, context: Reader | None = None) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
@@ -183,20 +198,28 @@ class Head(nn.Module):
             nn.Linear(widths[-1], self.SPREAD), nn.ReLU(), nn.Linear(self.SPREAD, 2), nn.Softplus()
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, widths[0]]` to `[B, 3]`, see `Network`."""
-        hidden = self.layers(x)
+        self.context = context(inputs=widths[0], outputs=widths[1]) if context else None
+
+    def forward(self, x: Tensor, slots: Tensor) -> Tensor:
+        """`[B, widths[0]]` and `[B, S, 3 + N]` to `[B, 3]`, see `Network`."""
+        hidden = self.layers[0](x)
+        if self.context is not None:
+            hidden = hidden + self.context(x, slots)
+        hidden = self.layers[1:](hidden)
         return torch.cat([self.rul(hidden), self.spread(hidden.detach())], dim=1)
 
 
 def build(config: RulConfig) -> nn.Module:
     """A network of the config's kind and sizes, with fresh weights."""
-    channels = len(config.features)
+    channels, context = len(config.features), None
+    if config.context:
+        numbers, horizon = len(config.context_numbers), config.horizon
+        context = partial(ContextBranch, kinds=len(config.context), numbers=numbers, horizon=horizon)
     if config.model == "recurrent":
-        return RecurrentNetwork(channels=channels, size=config.network)
+        return RecurrentNetwork(channels=channels, size=config.network, context=context)
     if config.model == "fusion":
-        return FusionNetwork(channels=channels, regimes=config.regimes, size=config.network)
-    return FadingNetwork(steps=len(config.steps), channels=channels, size=config.network)
+        return FusionNetwork(channels=channels, regimes=config.regimes, size=config.network, context=context)
+    return FadingNetwork(steps=len(config.steps), channels=channels, size=config.network, context=context)
 
 
 def level_and_slope(inputs: Inputs) -> Tensor:

@@ -43,15 +43,15 @@ class Samples:
 
     def at(self, index: Tensor) -> Inputs:
         """The inputs for the rows at `index` `[B]`."""
-        age = self._age[index]
+        age, slots = self._age[index], self.lives.slots[index]
         if not self._window:
             steps = self._steps[index]
             mask = torch.ones(steps.shape[:2], dtype=torch.bool)
-            return Inputs(steps, mask, torch.zeros_like(mask, dtype=torch.int64), age)
+            return Inputs(steps, mask, torch.zeros_like(mask, dtype=torch.int64), age, slots)
         back = torch.arange(1 - self._window, 1)
         mask = self.lives.place[index].unsqueeze(1) >= -back
         rows = (index.unsqueeze(1) + back).clamp(min=0)
-        return Inputs(self._steps[rows] * mask.unsqueeze(-1), mask, self._regime[rows] * mask, age)
+        return Inputs(self._steps[rows] * mask.unsqueeze(-1), mask, self._regime[rows] * mask, age, slots)
 
     def later(self, index: Tensor, rows: int) -> tuple[Inputs, Tensor]:
         """The inputs `rows` rows after those at `index` `[B]`, and whether their lives have such rows, `[B] bool`."""
@@ -60,21 +60,22 @@ class Samples:
         return self.at(following), is_known & (self.lives.engine[following] == self.lives.engine[index])
 
 
-def windowed(window: Tensor, age: Tensor, config: RulConfig, scaling: Scaling) -> Inputs:
+def windowed(window: Tensor, age: Tensor, slots: Tensor, config: RulConfig, scaling: Scaling) -> Inputs:
     """The inputs from the last rows of a stream.
 
     Args:
         window: `[B, T, S + C]`, oldest first; rows of NaN where a life is shorter.
         age: `[B]`.
+        slots: `[B, S, 3 + N]`, see `Inputs`.
     """
     mask = ~window[..., -1].isnan()
     regime = scaling.regime(window) * mask
     standardised = scaling.standardise(window[..., len(config.settings) :], regime)
     steps = torch.where(mask.unsqueeze(-1), standardised, 0).float()
-    return Inputs(steps, mask, regime, scaling.age(age, mask.sum(1)))
+    return Inputs(steps, mask, regime, scaling.age(age, mask.sum(1)), slots)
 
 
-def remembered(sums: Tensor, age: Tensor, scaling: Scaling) -> Inputs:
+def remembered(sums: Tensor, age: Tensor, slots: Tensor, scaling: Scaling) -> Inputs:
     """The inputs from the sums of a stream.
 
     The sums are in the sensors' units and apart by regime. So another model with the same spans and regimes reads them as well.
@@ -82,6 +83,7 @@ def remembered(sums: Tensor, age: Tensor, scaling: Scaling) -> Inputs:
     Args:
         sums: `[B, K, M, C + 1]`, of the readings in each regime; the last channel counts them.
         age: `[B]`.
+        slots: `[B, S, 3 + N]`, see `Inputs`.
     """
     counts = sums[..., -1]  # [B, K, M]
     mean, deviation = scaling.mean.unsqueeze(1), scaling.deviation.unsqueeze(1)  # [K, 1, C]
@@ -89,4 +91,4 @@ def remembered(sums: Tensor, age: Tensor, scaling: Scaling) -> Inputs:
     counts = counts.sum(1)
     steps = Faded(standardised, counts).bands().float()
     mask = torch.ones(steps.shape[:2], dtype=torch.bool, device=steps.device)
-    return Inputs(steps, mask, torch.zeros_like(mask, dtype=torch.int64), scaling.age(age, counts[:, -1]))
+    return Inputs(steps, mask, torch.zeros_like(mask, dtype=torch.int64), scaling.age(age, counts[:, -1]), slots)

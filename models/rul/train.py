@@ -12,10 +12,11 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from tocsin.models.context_branch import ContextBranch
 from tocsin.models.gate import Candidate
 from tocsin.models.rul.baseline import trivial
 from tocsin.models.rul.config import TRAINING, RulConfig
-from tocsin.models.rul.data import Lives, cmapss, joined, lives, read_cmapss, read_csv_directory
+from tocsin.models.rul.data import Lives, cmapss, joined, lives
 from tocsin.models.rul.evaluate import judged, metrics
 from tocsin.models.rul.explainer import integrated_gradients
 from tocsin.models.rul.interval import Interval
@@ -24,6 +25,7 @@ from tocsin.models.rul.network import FusionNetwork, build, rul_loss
 from tocsin.models.rul.reference import Reference
 from tocsin.models.rul.samples import Samples
 from tocsin.models.rul.scaling import Scaling
+from tocsin.models.rul.source import runs
 from tocsin.models.rul.split import deal, hold_out
 from tocsin.models.training import Optimization, begin
 
@@ -74,6 +76,8 @@ WINDOWED = Recipe(
 )
 RECIPES = {"fading": Recipe(), "recurrent": WINDOWED, "fusion": WINDOWED}
 """The recipe of each kind of model."""
+SIMULATED = {kind: replace(recipe, epochs=8, folds=0) for kind, recipe in RECIPES.items()}
+"""The recipes for a simulated fleet, which has lives enough: fewer epochs, and held-out lives calibrate the interval."""
 
 
 def read_recipe(path: Path, model: str | None = None) -> Recipe:
@@ -137,17 +141,20 @@ class Validation:
     Args:
         table: their rows, as the readers give them.
         config: of the model that was trained.
+        intervals: of their time, see `source.Runs`.
     """
 
     table: pl.DataFrame
     config: RulConfig
+    intervals: pl.DataFrame | None = None
 
     def rmse(self, *models: RulModel) -> list[float]:
         """RMSE of each model, as `evaluate.judged` defines it. Labels are clamped to the smallest cap of the models."""
         cap = min(model.config.cap for model in models)
         errors = []
         for model in models:
-            known = lives(self.table, replace(model.config, label=self.config.label, failed=self.config.failed))
+            config = replace(model.config, label=self.config.label, failed=self.config.failed)
+            known = lives(self.table, config, intervals=self.intervals)
             found = model.predict(known)
             rul, low, high = (found[name].clamp(max=cap) for name in ("rul", "rul_low", "rul_high"))
             errors.append(judged(rul, low, high, known.rul, cap)["rmse"])
@@ -161,6 +168,7 @@ def train(
     config: RulConfig | Path | None = None,
     subset: str | None = None,
     decimal_comma: bool = False,
+    context: Path | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
     progress: Report | None = None,
@@ -168,11 +176,12 @@ def train(
     """Train a RUL model on run-to-failure data and save it.
 
     Args:
-        data: folder of C-MAPSS files or, without `subset`, of CSV files.
+        data: folder of C-MAPSS files or, without `subset`, of CSV files; or `sim`.
         out: folder for `config.json` and `model.safetensors`; created if missing. None: nothing is written.
         config: columns and settings of the files, or a TOML file with them; None: those of the subset.
         subset: C-MAPSS subset; None: CSV files.
         decimal_comma: the CSV files have decimal commas, as in 400,5.
+        context: a file of intervals, see `source.runs`.
         recipe: how to train; None: the kind's own, with the changes of a TOML file.
         seed: of the weights, the order of the rows and the noise.
         progress: called after each epoch.
@@ -183,16 +192,19 @@ def train(
     if isinstance(config, Path):
         recipe, config = recipe or read_recipe(config), RulConfig.from_toml(config)
     config = config or cmapss(subset or "FD001")
-    table = read_cmapss(data, subset) if subset else read_csv_directory(data, config, decimal_comma=decimal_comma)
+    found = runs(data, config, subset=subset, decimal_comma=decimal_comma, context=context)
+    table, config = found.table, found.config
     recipe = recipe or RECIPES[config.model]
-    known = lives(table, config)
+    known = lives(table, config, intervals=found.intervals)
     held = hold_out(known, recipe.validation, folds=recipe.folds)
     model, curve, figures = fit(known, config, recipe, seed=seed, progress=progress)
     if out:
         model.save(out)
     names = [known.keys[number] for number in held.tolist()]
     rows = table.filter(pl.col(config.key).cast(pl.String).is_in(names))
-    return Outcome(model, curve, figures, Validation(rows, config), (rows if len(rows) else table).head(64))
+    return Outcome(
+        model, curve, figures, Validation(rows, config, found.intervals), (rows if len(rows) else table).head(64)
+    )
 
 
 def candidate(trained: Outcome, folder: Path) -> Candidate:
@@ -306,7 +318,7 @@ def epochs(
     samples: Samples, rows: Tensor, config: RulConfig, recipe: Recipe, network: nn.Module | None = None
 ) -> Iterator[tuple[nn.Module, float]]:
     """Train a network on some rows, by default a new one; yields it in evaluation mode, with the mean loss, after each epoch."""
-    network, known = network or build(config), samples.lives
+    network, known = network or fresh(config, samples.lives), samples.lives
     target = known.least.clamp(max=config.cap)
     bound = known.rul.isnan() & (known.least < config.cap)
     size = max(1, round(recipe.share * len(rows)), recipe.steps * recipe.batch)
@@ -345,6 +357,14 @@ def epochs(
             )
             losses.append(optimization.step(loss))
         yield network.eval(), sum(losses) / len(losses)
+
+
+def fresh(config: RulConfig, known: Lives) -> nn.Module:
+    """An untrained network for some lives."""
+    network = build(config)
+    if isinstance(branch := network.get_submodule("head").context, ContextBranch):
+        branch.fit(known.slots)
+    return network
 
 
 def predict(network: nn.Module, samples: Samples, rows: Tensor | None = None) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -47,6 +49,7 @@ def feed(
     from tocsin.pipelines.cli.deployment import planned
     from tocsin.pipelines.cli.domains import domain_of, options
     from tocsin.pipelines.runtime.declare.errors import ConfigError
+    from tocsin.pipelines.runtime.declare.names import context_topic
     from tocsin.pipelines.runtime.engine.plan import fetch_model
     from tocsin.pipelines.runtime.kafka import clients
     from tocsin.pipelines.runtime.kafka.feeder import feed as send
@@ -65,7 +68,11 @@ def feed(
     kafka = settings.kafka.client_options()
     with clients.admin(kafka) as admin:
         create_topic(admin, declared.topic, partitions)
-    with stop_requested() as stop_event, progress() as bar:
+        if domain_feed.announced:
+            create_topic(admin, context_topic(declared.name), partitions)
+    with stop_requested() as stop_event, progress() as bar, ExitStack() as stack:
+        if domain_feed.announced:
+            frames = stack.enter_context(announcing(frames, domain_feed.announced, declared, kafka, pace))
         task = bar.add_task(f"{declared.topic}", total=total)
         report = send(
             limited(frames, limit),
@@ -107,6 +114,55 @@ def _checked(frames: Iterable[pl.DataFrame], declared: Pipeline) -> Iterator[pl.
                 f"pipeline {declared.name}: expected readings with {missing}, got {frame.columns}; choose another source"
             )
         yield frame
+
+
+@contextmanager
+def announcing(
+    frames: Iterator[pl.DataFrame],
+    announced: Callable[[], pl.DataFrame],
+    declared: Pipeline,
+    kafka: Mapping[str, Any],
+    rate: float,
+) -> Iterator[Iterator[pl.DataFrame]]:
+    """The frames; before each one, the intervals that are announced are sent to the pipeline's context.
+
+    Args:
+        announced: see `Feed`.
+        rate: rows a second, by which rows become times.
+
+    Raises:
+        ConfigError: the rate is 0, and intervals are in rows, whose times are not known then.
+    """
+    import orjson
+    from kafka import KafkaProducer
+
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
+    from tocsin.pipelines.runtime.declare.names import context_topic
+    from tocsin.pipelines.runtime.kafka.feeder import CONTENT_TYPE, DEFAULTS
+    from tocsin.pipelines.runtime.kafka.librdkafka import CLIENT
+
+    options = {name: value for name, value in {**DEFAULTS, **kafka}.items() if name != CLIENT}
+    topic, headers = context_topic(declared.name), [("content-type", CONTENT_TYPE["json"])]
+    with KafkaProducer(**options) as producer:
+
+        def sent() -> Iterator[pl.DataFrame]:
+            start = datetime.now(UTC)
+
+            def moment(at: datetime | float) -> datetime:
+                if isinstance(at, datetime):
+                    return at
+                if not rate:
+                    raise ConfigError("--rate 0: expected a rate, since plans are made in time, got none; choose one")
+                return start + timedelta(seconds=at / rate)
+
+            for frame in frames:
+                for record in announced().iter_rows(named=True):
+                    times = {name: moment(record[name]) for name in ("from", "to")}
+                    known = {name: value for name, value in record.items() if value is not None}
+                    producer.send(topic, orjson.dumps(known | times), record["asset"].encode(), headers)
+                yield frame
+
+        yield sent()
 
 
 def limited(frames: Iterable[pl.DataFrame], limit: int | None) -> Iterator[pl.DataFrame]:

@@ -34,7 +34,7 @@ class Deployed:
         self, job: Job, *, options: Mapping[str, Any] | None = None, context: bool = False, **more: Any
     ) -> None:
         own = {"name": job.name, "topic": job.topic, "every": "500ms"}
-        plan = Plan(job.plan.factory, {**own, **(options or {})})
+        plan = Plan(job.plan.factory, {**own, **(options or {})}, model=job.plan.model, device=job.plan.device)
         self._name, self._job = job.name, job
         env = {"PYTHONPATH": ROOT}
         more = {"kafka": job.shards_kafka, "partitions": job.partitions, **more}

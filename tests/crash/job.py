@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from tocsin.pipelines.intervals import Nearby
 from tocsin.pipelines.runtime.declare.context import ContextTopic
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
@@ -188,13 +190,31 @@ def timed(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     )
 
 
+KINDS, NUMBERS, HORIZON = ("maintenance", "load"), ("load",), 1800
+"""Of the context of `scheduled`, and how many seconds its rows look around."""
+
+
+def around(slots: Tensor) -> dict[str, Tensor]:
+    """A model of the slots of `Nearby`: how many intervals are near, and in how many seconds the next one begins."""
+    is_near = ~slots[..., 0].isinf()
+    coming = slots[..., 0].masked_fill(slots[..., 0] <= 0, math.inf)
+    nearest = torch.cat([torch.full((len(slots), 1), math.inf), coming], dim=1)
+    return {"near": is_near.sum(1).double(), "soon": nearest.amin(1).double()}
+
+
 def scheduled(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """As `timed`, with a context: nothing rings during maintenance, and rows have the planned load."""
+    """As `timed`, with a context: nothing rings during maintenance, and rows have the planned load, and what is near to them."""
     declared = timed(options, model)
     results = [("maintenance", pa.bool_()), ("load", pa.float64()), ("context", pa.string())]
+    results += [("near", pa.float64()), ("soon", pa.float64())]
     return replace(
         declared,
-        stages=[*declared.stages, InContext(["maintenance"], {"load": ("load", "load")})],
+        stages=[
+            *declared.stages,
+            Nearby(KINDS, NUMBERS, unit=1000, horizon=HORIZON),
+            Infer(around, tensor="slots"),
+            InContext(["maintenance"], {"load": ("load", "load")}),
+        ],
         results=pa.schema([*declared.results, *results]),
         rules=[
             AlertRule(
@@ -204,5 +224,5 @@ def scheduled(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 data=["unit", "heat", "context"],
             )
         ],
-        context=ContextTopic(kinds=["maintenance", "load"], numbers=["load"]),
+        context=ContextTopic(kinds=KINDS, numbers=NUMBERS),
     )

@@ -40,6 +40,7 @@ FOLLOWED = {
     "surprise.md",
     "touch.md",
     "missing-data.md",
+    "intervals.md",
 }
 """Pages whose blocks are all run by a test."""
 COMMANDS = {command.name: command for command in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]
@@ -141,7 +142,7 @@ def defaults() -> dict[str, str]:
             prefix = f"{section}.<name>" if section in named else section
             found[f"{prefix}.{name}"] = f"the pipeline's own, else {text}" if own else text
     levels = {"warning": "none", "critical": "none", "hysteresis": "5", "hold": "1", "jump": "10000", "restart": "none"}
-    levels |= {"by": "rul", "drift": "none", "impute": "off", "site": "none"}
+    levels |= {"by": "rul", "drift": "none", "impute": "off", "site": "none", "period": "none"}
     return found | {f"pipelines.rul.{name}": default for name, default in levels.items()}
 
 

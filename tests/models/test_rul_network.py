@@ -67,7 +67,11 @@ def inputs(kind: str, rows: Sequence[int] = (30, 12, 1)) -> Inputs:
     if kind == "fading":
         mask = torch.ones_like(mask)
     return Inputs(
-        steps * mask.unsqueeze(-1), mask, torch.zeros_like(mask, dtype=torch.int64), torch.randn(len(rows), 3)
+        steps * mask.unsqueeze(-1),
+        mask,
+        torch.zeros_like(mask, dtype=torch.int64),
+        torch.randn(len(rows), 3),
+        torch.zeros(len(rows), 0, 3),
     )
 
 
@@ -130,7 +134,8 @@ def test_the_fusion_network_learns_where_trends_go() -> None:
     )
     engine, age = torch.arange(20).repeat_interleave(60), torch.arange(60.0).repeat(20).double()
     left = 59 - age.float()
-    known = Lives(rows, age, left, left, engine, tuple(map(str, range(20))))
+    slots = torch.zeros(len(rows), 0, 3)
+    known = Lives(rows, age, left, left, engine, slots, tuple(map(str, range(20))))
     fusion = config("fusion")
     samples = Samples(known, fusion, Scaling.fit(known, settings=0, regimes=1))
     index = torch.arange(len(known))

@@ -17,6 +17,7 @@ import pytest
 import torch
 from kafka.consumer.fetcher import ConsumerRecord
 
+from tests.models.test_rul_context import INTERVALS, aware, timed
 from tests.models.test_rul_model import small, table
 from tests.models.test_rul_network import KINDS
 from tocsin.models.rul.adapt import RECIPE, adapt
@@ -286,6 +287,25 @@ def test_rows_are_judged_by_the_adapter_of_their_site(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected one group"):
         pipeline({"site": "x"}, adapted)
     Machine(pipeline({}, SHIPPED)).check(pipeline({}, adapted))  # a running shard may take it up
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_with_context_judges_a_stream_as_it_judges_a_table(tmp_path: Path, kind: str) -> None:
+    model = aware(kind)
+    model.save(tmp_path)
+    readings = timed().sort("cycle", "unit")
+    known = Intervals(INTERVALS.select("asset", "kind", "from", "to", "power"))
+    declared = pipeline({"period": "1min"}, Model(tmp_path, "rul/1", "cpu"))
+    assert declared.context is not None
+    assert [*declared.context.kinds] == ["maintenance", "wash", "load"] and [*declared.context.numbers] == ["power"]
+    stamped = readings.with_columns(_timestamp=pl.from_epoch("time", "ms").dt.replace_time_zone("UTC")).drop("time")
+    expected = model.predict(lives(timed(), model.config, intervals=INTERVALS))
+    unaware = model.predict(lives(timed(), model.config))
+    for intervals, told in ((known, expected), (Intervals(), unaware)):
+        frame, _ = replay(replace(declared, intervals=intervals), stamped.to_arrow())
+        for column in ("rul", "rul_low", "rul_high"):
+            np.testing.assert_allclose(frame.sort("unit", "cycle")[column], told[column], atol=5e-2)
+    assert (expected["rul"] - unaware["rul"]).abs().max() > 0.1
 
 
 def test_no_level_rings_during_maintenance() -> None:

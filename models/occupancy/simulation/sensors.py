@@ -61,7 +61,14 @@ def simulate(*, rooms: int, days: int, seed: int, line: Line | None = None) -> t
     """
     rng, line = np.random.default_rng(seed), line or Line()
     drawn = Rooms.draw(rooms, rng)
-    inside = people(drawn, days, rng)
+    return sensed(drawn, people(drawn, days, rng), rng, line)
+
+
+def sensed(
+    drawn: Rooms, inside: NDArray[np.int64], rng: np.random.Generator, line: Line
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Readings and truth, as in `simulate`, of rooms with so many people in each minute, `[N, minutes]`."""
+    rooms = len(inside)
     names = np.array([f"room-{n:03}" for n in range(rooms)])
     frames = [_readings(name, values, names, line, rng) for name, values in air(drawn, inside, rng).items()]
     truth = pl.DataFrame(

@@ -91,14 +91,19 @@ class Engines:
         fault = GROWTH * np.expm1(np.maximum(cycle - self.onset, 0) / self.pace)
         efficiency = self.efficiency + (1 - self.flow_share) * fault
         flow = self.flow + self.flow_share * fault
-        values = LEVEL + np.outer(efficiency, EFFICIENCY_EFFECT) + np.outer(flow, FLOW_EFFECT)
-        values += NOISE * rng.standard_normal(values.shape)
-        settings = {
-            name: (mean + spread * rng.standard_normal(len(unit))).round(decimals)
-            for name, (mean, spread, decimals) in SETTINGS.items()
-        }
-        sensors = {name: values[:, i].round(DECIMALS[i]) for i, name in enumerate(SENSORS)}
-        return pl.DataFrame({"unit": unit, "cycle": cycle, **settings, **sensors, "rul": self.life - cycle})
+        values = sensed(efficiency, flow, rng)
+        return pl.DataFrame({"unit": unit, "cycle": cycle, **values, "rul": self.life - cycle})
+
+
+def sensed(efficiency: Array, flow: Array, rng: np.random.Generator) -> dict[str, Array]:
+    """The settings and sensors of engines with these losses `[N]`, by name."""
+    values = LEVEL + np.outer(efficiency, EFFICIENCY_EFFECT) + np.outer(flow, FLOW_EFFECT)
+    values += NOISE * rng.standard_normal(values.shape)
+    settings = {
+        name: (mean + spread * rng.standard_normal(len(values))).round(decimals)
+        for name, (mean, spread, decimals) in SETTINGS.items()
+    }
+    return settings | {name: values[:, i].round(DECIMALS[i]) for i, name in enumerate(SENSORS)}
 
 
 def run_to_failure(*, engines: int, seed: int) -> pl.DataFrame:

@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tocsin.pipelines.runtime.declare.context import EVERY, ContextTopic, Intervals
 from tocsin.pipelines.runtime.declare.errors import ConfigError
@@ -108,6 +110,25 @@ def test_equal_intervals_have_one_version_and_it_survives_storage() -> None:
     assert Intervals.load(intervals.dump()).version == intervals.version != known(first).version
     assert covered(Intervals.load(intervals.dump()), "b", 31) == [2.0]
     assert Intervals().version == known().version == ""
+
+
+SPAN = st.tuples(
+    st.sampled_from(["a", "b", EVERY]), st.sampled_from(["1", "2", None]), st.integers(0, 9), st.integers(0, 9)
+)
+
+
+@given(sent=st.lists(SPAN, max_size=20), random_=st.randoms())
+def test_any_order_of_arrival_gives_the_same_table_if_corrections_stay_behind_what_they_correct(
+    sent: list[tuple[str, str | None, int, int]], random_: random.Random
+) -> None:
+    records = [{**record(asset, begin, begin + length), "id": name} for asset, name, begin, length in sent]
+    threads = dict[Any, list[dict[str, Any]]]()
+    for each in records:  # as Kafka keeps the order of a key's records
+        threads.setdefault((each["asset"], each["id"] or each["from"]), []).append(each)
+    turns = [key for key, thread in threads.items() for _ in thread]
+    random_.shuffle(turns)
+    waiting = {key: iter(thread) for key, thread in threads.items()}
+    assert known(*(next(waiting[key]) for key in turns)).dump() == known(*records).dump()
 
 
 def test_an_interval_beyond_the_last_time_covers_nothing_of_another_asset() -> None:
