@@ -25,7 +25,7 @@ from tocsin.models.occupancy.features import COLUMNS, FEATURES, Clock, advance, 
 from tocsin.models.occupancy.imputer import FRESH
 from tocsin.models.occupancy.model import load
 from tocsin.models.occupancy.plain import local
-from tocsin.pipelines import imputation
+from tocsin.pipelines import imputation, trust
 from tocsin.pipelines.runtime import (
     AlertRule,
     Cell,
@@ -141,6 +141,8 @@ class OccupancyOptions(Options):
         late: how far readings may lag.
         hold: minutes for which a condition must hold to raise an alert.
         impute: how a sensor is filled that has sent nothing for ten minutes; "off": its last value holds, and nothing says so.
+        quality: whether a room's last 32 minutes can be trusted is judged, and stored with each result.
+        hold_below: the quality below which neither `unexpected` nor `stale_air` is raised; None: they do not depend on it.
     """
 
     name: str = "occupancy"
@@ -156,6 +158,8 @@ class OccupancyOptions(Options):
     late: Duration = "5min"
     hold: int = Field(default=5, ge=1)
     impute: imputation.Method = "off"
+    quality: bool = False
+    hold_below: float | None = Field(default=None, gt=0, lt=1)
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -172,6 +176,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     o = OccupancyOptions.read(options)
     model = Model.required(model, "occupancy")
     network = model.load(load, training="tocsin train occupancy")
+    trust.check(o.name, o.quality, o.hold_below)
+    added = [*([imputation.COLUMN] if o.impute != "off" else []), *(trust.COLUMNS if o.quality else [])]
     return Pipeline(
         name=o.name,
         topic=o.topic,
@@ -180,6 +186,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         event_time="time",
         stages=[
             _grid(o.late, min("10min", o.silent, key=milliseconds)),
+            *trust.stages(o.quality, PROPERTIES, fresh=milliseconds(FRESH) / 1000),
             *imputation.stages(
                 o.impute, PROPERTIES, pipeline=o.name, model=model, least=0, required=False, fresh=FRESH
             ),
@@ -190,20 +197,20 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Held(network.config.threshold if o.threshold is None else o.threshold, o.rooms),
             Inactivity(o.silent),
         ],
-        results=RESULTS if o.impute == "off" else RESULTS.append(imputation.COLUMN),
+        results=pa.schema([*RESULTS, *added]),
         truth=Truth(schema=COUNT, key="room", event_time="time", score=_live_scores),
         rules=[
             AlertRule(
                 name="unexpected",
                 severity="warning",
-                when=pl.col("occupied") & ~pl.col("scheduled"),
+                when=trust.held(pl.col("occupied") & ~pl.col("scheduled"), o.hold_below),
                 hold=o.hold,
                 data=["room", "probability", "co2"],
             ),
             AlertRule(
                 name="stale_air",
                 severity="warning",
-                when=pl.col("occupied") & (pl.col("co2") > o.co2),
+                when=trust.held(pl.col("occupied") & (pl.col("co2") > o.co2), o.hold_below),
                 clear=~pl.col("occupied") | (pl.col("co2") < o.co2 - 200),
                 hold=o.hold,
                 data=["room", "co2", "ventilation"],

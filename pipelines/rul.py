@@ -23,7 +23,7 @@ from tocsin.models.rul.model import RulModel, load
 from tocsin.models.rul.network import FusionNetwork
 from tocsin.models.rul.scaling import Scaling
 from tocsin.operators.fading import keeps
-from tocsin.pipelines import imputation
+from tocsin.pipelines import imputation, trust
 from tocsin.pipelines.runtime import (
     AlertRule,
     Cell,
@@ -63,6 +63,8 @@ class RulOptions(Options):
         site: for a model with adapters: a regular expression whose group is the site in a key, such as ^([^/]+)/; "": the key
             itself is the site.
         impute: how missing settings and sensors are filled; "off": a reading that lacks one is a dead letter.
+        quality: whether the last 32 readings of a machine can be trusted is judged, and stored with each result.
+        hold_below: the quality below which no warning and no critical alert is raised; None: they do not depend on it.
     """
 
     name: str = "rul"
@@ -77,6 +79,8 @@ class RulOptions(Options):
     site: str = ""
     drift: float | None = Field(default=None, gt=0)
     impute: imputation.Method = "off"
+    quality: bool = False
+    hold_below: float | None = Field(default=None, gt=0, lt=1)
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -100,6 +104,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         raise ConfigError(f"pipelines.{o.name}: expected critical <= warning, got {critical:g} > {warning:g}")
     fillable = columns(config)
     names = [config.columns[at] for at in fillable]
+    trust.check(o.name, o.quality, o.hold_below)
     reading = pa.schema(
         [
             pa.field(name, pa.type_for_alias(kind), nullable=True, metadata={"nan": "null"})
@@ -117,6 +122,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key=config.key,
         stages=[
             Reorder(by=config.order, jump=o.jump, restart=o.restart),
+            # A counter that restarts is no wrong clock.
+            *trust.stages(o.quality, names, time=config.order if counter is None else None),
             *imputation.stages(
                 o.impute,
                 names,
@@ -136,13 +143,15 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             *([Census(partial(_count, network), version=model.version)] if drift else []),
             InContext([MAINTENANCE]),
         ],
-        results=_results(config, reading, adapted=network.sites is not None, filled=o.impute != "off"),
+        results=_results(
+            config, reading, adapted=network.sites is not None, filled=o.impute != "off", judged=o.quality
+        ),
         rules=[
             *(
                 AlertRule(
                     name=level,
                     severity=level,
-                    when=_below(o.by, at) & ~pl.col(MAINTENANCE).fill_null(value=False),
+                    when=trust.held(_below(o.by, at) & ~pl.col(MAINTENANCE).fill_null(value=False), o.hold_below),
                     clear=pl.col(o.by) > at + o.hysteresis,
                     hold=o.hold,
                     data=[config.key, config.order, "rul", "rul_low", "rul_high"],
@@ -189,7 +198,7 @@ def _levels(scaling: Scaling, at: list[int]) -> Levels:
     return Levels(mean[:, at], deviation[:, at])
 
 
-def _results(config: RulConfig, reading: pa.Schema, *, adapted: bool, filled: bool) -> pa.Schema:
+def _results(config: RulConfig, reading: pa.Schema, *, adapted: bool, filled: bool, judged: bool) -> pa.Schema:
     key, order = (reading.field(name).with_nullable(True) for name in (config.key, config.order))
     unit = {"unit": config.order}
     ahead = {"sensors": ",".join(config.features), "rows": str(FusionNetwork.AHEAD)}
@@ -204,6 +213,7 @@ def _results(config: RulConfig, reading: pa.Schema, *, adapted: bool, filled: bo
             pa.field("explanation", pa.list_(pa.int8()), metadata=shape),
             *([pa.field("adapter", pa.string())] if adapted else []),
             *([imputation.COLUMN] if filled else []),
+            *(trust.COLUMNS if judged else []),
             (MAINTENANCE, pa.bool_()),
             ("context", pa.string()),
             *([pa.field("trajectory", pa.list_(pa.float32()), metadata=ahead)] if config.model == "fusion" else []),

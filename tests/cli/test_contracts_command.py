@@ -13,7 +13,7 @@ from tocsin.pipelines.cli.app import app
 
 TOPICS = ("sensors.industrial", "sensors.occupancy", "sensors.weather", "video.egocentric", "video.underwater")
 LABELLED = ("occupancy", "rul", "surprise", "touch")
-PIPELINES = ("irradiance", *LABELLED)
+PIPELINES = ("irradiance", "quality", *LABELLED)
 
 
 @pytest.fixture(scope="module")
@@ -66,5 +66,7 @@ def test_one_pipeline_from_the_settings_alone(tmp_path: Path, monkeypatch: pytes
 def test_an_unknown_pipeline_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["contracts", "nope"])
-    assert str(done.exception).startswith("pipeline nope: expected one of irradiance, occupancy, rul, surprise, touch")
+    assert str(done.exception).startswith(
+        "pipeline nope: expected one of irradiance, occupancy, quality, rul, surprise, touch"
+    )
     assert not [*tmp_path.iterdir()]

@@ -20,7 +20,7 @@ def test_a_pipeline_that_nobody_declared_is_refused_with_those_there_are(
     reason = CliRunner().invoke(app, [command, "nope", "--shards", "2"]).exception
     assert isinstance(reason, ConfigError)
     assert str(reason).startswith(
-        "pipeline nope: expected one of irradiance, occupancy, rul, surprise, touch, got another name"
+        "pipeline nope: expected one of irradiance, occupancy, quality, rul, surprise, touch, got another name"
     )
 
 
