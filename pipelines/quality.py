@@ -40,7 +40,7 @@ class QualityOptions(Options):
         columns: the fields that are watched, numbers; null or absent: a missing reading.
         level: quality below which a window is bad; None: the model's own.
         hold: verdicts in a row below the level that raise an alert.
-        every: readings of an asset from one verdict to the next; divides 32.
+        stride: readings of an asset from one verdict to the next; divides 32.
         relearn: readings in a row without trust after which an asset's past is forgotten, and what comes is usual; None: never.
         silent: time without a reading that raises an alert.
     """
@@ -54,7 +54,7 @@ class QualityOptions(Options):
     columns: tuple[str, ...] = Field(default=CHANNELS, min_length=1)
     level: float | None = Field(default=None, gt=0, lt=1)
     hold: int = Field(default=2, ge=1)
-    every: Literal[1, 2, 4, 8, 16, 32] = 8
+    stride: Literal[1, 2, 4, 8, 16, 32] = 8
     relearn: int | None = Field(default=None, ge=32)
     silent: Duration = "1h"
 
@@ -94,7 +94,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key=o.key,
         stages=[
             trust.stage(
-                o.columns, network, level=level, time=o.time or None, every=o.every, sparse=True, relearn=o.relearn
+                o.columns, network, level=level, time=o.time or None, every=o.stride, sparse=True, relearn=o.relearn
             ),
             Inactivity(o.silent),
         ],

@@ -22,8 +22,8 @@ WIDTHS = (1, 2, 3, 4, 5, 6, 8, 8, 12)
 """Channels that a case shows; one is drawn for each batch."""
 WIDEST = 24
 """Channels that a case shows at most."""
-TRIES = 400
-"""Attempts, for each case of a batch, to find a place where a fault changes something."""
+TRIES, MISSES = 40, 25
+"""Attempts to find a place where a fault changes something, and faults in a row without one after which a batch is given up."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,18 @@ def drawn(
     """
     weights = np.sqrt([len(each) for each in series])
     weights /= weights.sum()
-    cases = list[_Case]()
-    for _ in range(TRIES):
-        if len(cases) == count:
-            break
+    cases, misses = list[_Case](), 0
+    while len(cases) < count and misses < MISSES:
         kind = reason
         if reason is None and draw.random() >= config.faults.clean:
             kind = REASONS[int(draw.integers(len(REASONS)))]
-        for _ in range(TRIES // 10):
+        misses += 1
+        for _ in range(TRIES):
             chosen = series[int(draw.choice(len(series), p=weights))]
             case = _case(draw, chosen, config, kind, min(width or WIDEST, chosen.values.shape[1]), part)
             if case is not None:
                 cases.append(case)
+                misses = 0
                 break
     if len(cases) < count:
         raise ValueError(

@@ -21,6 +21,7 @@ NAMES = {
     "time": ("timestamp", "datetime", "date_time", "date", "cycle", "step"),
 }
 """Further names of the two columns, in lower case."""
+FORMS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 
 
 def read(place: Path, *, decimal_comma: bool = False) -> list[Series]:
@@ -80,8 +81,9 @@ def _seconds(sheet: tables.Sheet, column: str) -> pl.Series:
     cells = sheet.texts(column)
     if _is_numeric(sheet, column):
         return sheet.numbers(column)
-    parsed = (
-        cells.str.replace(r"(Z|[+-]\d\d:?\d\d)$", "").str.replace("T", " ", literal=True).str.to_datetime(strict=False)
-    )
+    plain = cells.str.replace(r"(Z|[+-]\d\d:?\d\d)$", "").str.replace("T", " ", literal=True)
+    parsed = pl.select(
+        pl.coalesce(pl.lit(plain).str.to_datetime(form, strict=False, time_unit="us") for form in FORMS)
+    ).to_series()
     sheet.refuse(parsed.is_null(), column, "a number, or a date and time such as 2024-05-01 12:30:00")
     return parsed.dt.epoch("us").cast(pl.Float64) / 1e6

@@ -93,6 +93,7 @@ class Quality(Domain):
         """Inject the eight faults into recordings, and see which windows are found; then count the alerts on them as they are."""
         from tocsin.models.quality.evaluate import figures, judge, of_rules
         from tocsin.models.quality.model import load
+        from tocsin.models.quality.series import SHORTEST
         from tocsin.models.quality.train import batches
 
         series, model = recorded(data, plants, decimal_comma=decimal_comma, seed=1), load(folder, "cpu")
@@ -114,6 +115,7 @@ class Quality(Domain):
                 "verdicts": verdicts,
                 "alerts": alerts,
             },
+            left_out={f"keys with fewer than {SHORTEST} readings": sum(len(each) < SHORTEST for each in series)},
             lines=[f"{name}: AUROC {value:.3f}" for name, value in _by_fault(found).items()],
         )
 

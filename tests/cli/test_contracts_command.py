@@ -11,7 +11,14 @@ from typer.testing import CliRunner
 from tests.support.asyncapi import parsed
 from tocsin.pipelines.cli.app import app
 
-TOPICS = ("sensors.industrial", "sensors.occupancy", "sensors.weather", "video.egocentric", "video.underwater")
+TOPICS = (
+    "sensors.industrial",
+    "sensors.occupancy",
+    "sensors.plant",
+    "sensors.weather",
+    "video.egocentric",
+    "video.underwater",
+)
 LABELLED = ("occupancy", "rul", "surprise", "touch")
 PIPELINES = ("irradiance", "quality", *LABELLED)
 
@@ -49,7 +56,7 @@ def test_every_topic_of_every_pipeline_is_there(written: Path) -> None:
 def test_asyncapis_parser_accepts_it(written: Path, request: pytest.FixtureRequest) -> None:
     faults, channels = parsed(written / "asyncapi.yaml", request.config.cache.mkdir("asyncapi"))
     assert faults == []
-    assert len(channels) == 25
+    assert len(channels) == 28
 
 
 def test_one_pipeline_from_the_settings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ FOLLOWED = {
     "surprise.md",
     "touch.md",
     "missing-data.md",
+    "quality.md",
 }
 """Pages whose blocks are all run by a test."""
 COMMANDS = {command.name: command for command in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]
