@@ -153,9 +153,9 @@ def fit(
 
 
 def calibrate(model: QualityModel, held: Sequence[Sequence[Cases]]) -> QualityModel:
-    """The model with the level below which `FALSE` of the clean windows are, on average over sites."""
+    """The model with the level below which `FALSE` of the clean windows of all sites are."""
     qualities = [1 - found.suspicion[found.clean] for found in (judge(model, each) for each in held)]
-    level = float(np.mean([np.quantile(each, FALSE) for each in qualities if len(each)]))
+    level = float(np.quantile(np.concatenate(qualities), FALSE))
     return QualityModel(replace(model.config, level=min(max(level, 0.01), 0.99)), model.network, model.device)
 
 

@@ -18,9 +18,9 @@ from tests.docs.test_rul import write
 from tocsin.models.domain import Domain, Evaluation, Report
 from tocsin.models.irradiance.simulation.weather import Site
 from tocsin.models.irradiance.simulation.weather import simulate as irradiance
+from tocsin.models.occupancy.simulation.sensors import simulate
 from tocsin.models.quality.domain import as_table
 from tocsin.models.quality.simulation.plant import plants
-from tocsin.models.occupancy.simulation.sensors import simulate
 from tocsin.models.rul.simulation.fleet import run_to_failure
 from tocsin.models.touch.simulation.scene import Scene
 from tocsin.pipelines.cli.app import app
