@@ -11,7 +11,7 @@ from tocsin.models.quality.simulation.faulty import CHANNELS, readings
 from tocsin.pipelines.quality import pipeline
 from tocsin.pipelines.runtime import Model, replay
 
-SEED, ROWS, BEFORE, AFTER = 11, 1200, 120, 80
+SEED, ROWS, BEFORE, AFTER = 14, 1200, 120, 80
 
 
 def draw(axes: Axes) -> None:

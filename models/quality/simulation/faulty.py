@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from tocsin.models.quality.config import QualityConfig
-from tocsin.models.quality.faults import REASONS, Place, Window, inject
+from tocsin.models.quality.faults import REASONS, Faults, Place, Window, inject
 from tocsin.models.quality.series import Series
 from tocsin.models.quality.simulation.plant import plant
 
@@ -17,6 +17,8 @@ INTERVAL, START = 60.0, 1_704_067_200.0
 WIDTH = 8
 CHANNELS = tuple(f"s{number}" for number in range(1, WIDTH + 1))
 ATTEMPTS = 1000
+LARGE = Faults(stuck=28, spike=(10.0, 20.0), drift=(8.0, 10.0), dropped=20, clipped=(2.0, 3.0), least=4.0)
+"""The larger of the faults that networks are trained on."""
 
 
 class Fault(NamedTuple):
@@ -56,15 +58,14 @@ def readings(assets: int, rows: int, *, seed: int, faults: bool = True) -> tuple
 
 def _faulty(draw: np.random.Generator, series: Series, reason: str) -> tuple[int, Window]:
     """A window of the last third with a fault, and the place of its first reading."""
-    config, rows = QualityConfig(), len(series)
-    length = config.window + 1
+    rows, length = len(series), QualityConfig().window + 1
     past = series.values[: rows * 2 // 3].astype(float)
     centre = np.median(past, 0)
     scale = 1.25 * np.abs(past - centre).mean(0)
     for _ in range(ATTEMPTS):
         end = int(draw.integers(rows * 2 // 3 + length, rows - length))
         place = Place(series, end, end - length, np.arange(WIDTH), centre, scale)
-        window = inject(draw, reason, config.faults, place)
+        window = inject(draw, reason, LARGE, place)
         if window is not None and (reason == "clock" or window.bad.any()):
             return end - length, window
     raise ValueError(f"{series.key}: expected a place for a fault of the kind {reason}, found none; take another seed")

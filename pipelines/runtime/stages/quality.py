@@ -18,6 +18,8 @@ QUALITY, REASON, CHANNEL = COLUMNS = ("quality", "reason", "channel")
 """The columns that the stage adds."""
 SPAN = 4096
 """Trusted rows after which the memory forgets: each later row replaces a remembered one as often as if it were this one."""
+YOUNG = 1024
+"""Trusted rows up to which a window is trusted at a lower level: a key that is hardly known does much that is new."""
 LARGEST = 1e30
 """Readings beyond this are limited to it."""
 TURNS = (0.7548776662466927, 0.5698402909980532)
@@ -51,8 +53,8 @@ class Quality(Stage):
 
     Every `every` rows of a key, its last `window` rows are judged against rows of its own past that were trusted; the rows up to
     the next time carry that verdict. A window is trusted if none of its verdicts, nor those of the window after it, is below
-    `level`. The memory is filled by the first rows, which are trusted as they are; until then, the columns are null. It then
-    changes ever more slowly, up to a `SPAN` of rows.
+    `level`; while fewer than `YOUNG` rows were trusted, a proportionally lower level will do. The memory is filled by the first
+    rows, which are trusted as they are; until then, the columns are null. It then changes ever more slowly, up to a `SPAN` of rows.
 
     Rows are taken as they come: put it behind `Reorder` where their order matters. It changes no reading.
 
@@ -167,7 +169,8 @@ class Quality(Stage):
 
     def _end(self, laid: _Laid, at: Tensor, worst: Tensor, state: Stores) -> None:
         """Windows have ended at the rows `at`: those before them are remembered if both are trusted."""
-        slots, good = laid.slots[at], worst >= self._level
+        slots = laid.slots[at]
+        good = worst >= self._level * (state.cell("trusted")[slots] / YOUNG).clamp(max=1)
         before = good & state.cell("good")[slots]
         if before.any():
             self._remember(laid, at[before], state)

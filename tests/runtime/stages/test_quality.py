@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from tocsin.pipelines.runtime.stages.quality import SPAN, TURNS, Quality
 
 COLUMNS, WINDOW, MEMORY, EVERY, LEVEL = ("x", "y"), 4, 6, 2, 0.5
 REASONS = ("big", "missing")
+YOUNG = 16
 FIELDS = [
     pa.field("unit", pa.string(), nullable=False),
     pa.field("at", pa.float64(), nullable=False),
@@ -30,6 +31,11 @@ FIELDS = [
 ]
 JUDGED = [pa.field("quality", pa.float32()), pa.field("reason", pa.string()), pa.field("channel", pa.string())]
 Row = tuple[str, float, tuple[float | None, float | None]]
+
+
+@pytest.fixture(autouse=True)
+def young(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.pipelines.runtime.stages.quality.YOUNG", YOUNG)
 
 
 class Sums:
@@ -105,7 +111,8 @@ class _Key:
         self.worst = min(self.worst, self.verdict[0])
 
     def end(self) -> None:
-        good, start = self.worst >= LEVEL, len(self.rows) - 2 * WINDOW
+        good = self.worst >= LEVEL * min(self.trusted / YOUNG, 1)
+        start = len(self.rows) - 2 * WINDOW
         if good and self.good:
             for place in range(start, start + WINDOW):
                 before, now = (self.rows[place - 1] if place else (math.nan, [math.nan] * 2)), self.rows[place]
@@ -161,7 +168,7 @@ def test_each_row_has_the_verdict_of_a_loop_over_rows(timed: bool, relearn: int 
     assert len(known) > 150 and {r for _, r, _ in expected} == {None, *REASONS}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(0, 5))
 def test_any_split_gives_the_same(splits: list[int], seed: int) -> None:
     rows = _rows(sum(splits), seed=seed, units="abc")
