@@ -176,7 +176,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     o = OccupancyOptions.read(options)
     model = Model.required(model, "occupancy")
     network = model.load(load, training="tocsin train occupancy")
-    trust.check(o.name, o.quality, o.hold_below)
+    trust.check(o.name, o.quality, o.hold_below, PROPERTIES)
     added = [*([imputation.COLUMN] if o.impute != "off" else []), *(trust.COLUMNS if o.quality else [])]
     return Pipeline(
         name=o.name,

@@ -104,7 +104,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         raise ConfigError(f"pipelines.{o.name}: expected critical <= warning, got {critical:g} > {warning:g}")
     fillable = columns(config)
     names = [config.columns[at] for at in fillable]
-    trust.check(o.name, o.quality, o.hold_below)
+    trust.check(o.name, o.quality, o.hold_below, list(config.types))
     reading = pa.schema(
         [
             pa.field(name, pa.type_for_alias(kind), nullable=True, metadata={"nan": "null"})

@@ -56,8 +56,16 @@ def stages(
     return [stage(columns, load(device="cpu"), time=time, fresh=fresh)] if switched_on else []
 
 
-def check(name: str, switched_on: bool, hold_below: float | None) -> None:
-    """Raises ConfigError if alerts of the pipeline `name` depend on a quality that is not judged."""
+def check(name: str, switched_on: bool, hold_below: float | None, columns: Sequence[str]) -> None:
+    """Check the options of the pipeline `name`.
+
+    Raises:
+        ConfigError: alerts depend on a quality that is not judged, or one of the pipeline's columns is named like one of `COLUMNS`.
+    """
+    if switched_on and (clash := next((field.name for field in COLUMNS if field.name in columns), None)):
+        raise ConfigError(
+            f"pipelines.{name}.quality: expected no column named {clash!r}, got one; rename it, or set quality = false"
+        )
     if hold_below is not None and not switched_on:
         raise ConfigError(
             f"pipelines.{name}.hold_below: expected quality = true beside it, got false; set both, or neither"
