@@ -27,7 +27,6 @@ from tocsin.pipelines.runtime import (
 from tocsin.pipelines.runtime.stages import Inactivity
 
 TYPES = {"timestamp": pa.timestamp("ms", tz="UTC"), "number": pa.float64()}
-HOLD = 2
 ADDED = ("quality", "reason", "channel", "silent")
 """Result columns besides the key and the time."""
 
@@ -54,7 +53,7 @@ class QualityOptions(Options):
     time_type: Literal["timestamp", "number"] = "timestamp"
     columns: tuple[str, ...] = Field(default=CHANNELS, min_length=1)
     level: float | None = Field(default=None, gt=0, lt=1)
-    hold: int = Field(default=HOLD, ge=1)
+    hold: int = Field(default=2, ge=1)
     stride: Literal[1, 2, 4, 8, 16, 32] = 8
     relearn: int | None = Field(default=None, ge=32)
     silent: Duration = "1h"
@@ -123,7 +122,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     )
 
 
-def watched(series: Sequence[Series], folder: Path, version: str, *, hold: int = HOLD) -> tuple[int, int]:
+def watched(series: Sequence[Series], folder: Path, version: str) -> tuple[int, int]:
     """How many verdicts the pipeline gives on series as they are, and how many alerts it raises."""
     verdicts = alerts = 0
     groups = dict[tuple[str, ...], list[Series]]()
@@ -131,7 +130,7 @@ def watched(series: Sequence[Series], folder: Path, version: str, *, hold: int =
         groups.setdefault(each.channels, []).append(each)
     for channels, group in groups.items():
         names = {channel: f"c{number}" for number, channel in enumerate(channels)}
-        options = {"columns": tuple(names.values()), "time_type": "number", "silent": "9999d", "hold": hold}
+        options = {"columns": tuple(names.values()), "time_type": "number", "silent": "9999d"}
         declared = pipeline(options, Model(folder, version, "cpu"))
         rows, rang = replay(declared, as_table(group).rename(names).to_arrow().cast(declared.schema))
         verdicts += rows.height
