@@ -71,11 +71,11 @@ def sites(data: Path, out: Path, *, seeds: int, simulated: bool) -> None:
     config, recipe = QualityConfig(), Recipe()
     series = {name: read(data / name) for name in SHIPPED}
     done = {(line["site"], line["seed"]) for line in _lines(out)}
+    shown = {name: samples(each, config, recipe, part=TRAINED, seed=0) for name, each in series.items()}
+    more = samples(plants(PLANTS_SHOWN, seed=0), config, recipe, part=(0.0, 1.0), seed=0) if simulated else []
     for seed in range(seeds):
         if all((name, seed) in done for name in series):
             continue
-        shown = {name: samples(each, config, recipe, part=TRAINED, seed=seed) for name, each in series.items()}
-        more = samples(plants(PLANTS_SHOWN, seed=0), config, recipe, part=(0.0, 1.0), seed=seed) if simulated else []
         held = {
             name: batches(each, config, count=8, part=HELD, whole=True, seed=SEEDS[seed])
             for name, each in series.items()
