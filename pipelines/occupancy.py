@@ -26,7 +26,7 @@ from tocsin.models.occupancy.features import COLUMNS, FEATURES, Clock, advance, 
 from tocsin.models.occupancy.imputer import FRESH
 from tocsin.models.occupancy.model import load
 from tocsin.models.occupancy.plain import local
-from tocsin.pipelines import imputation
+from tocsin.pipelines import imputation, trust
 from tocsin.pipelines.bookings import BOOKED, HOLIDAY, Booked
 from tocsin.pipelines.bookings import COLUMNS as COLUMNS_OF_CONTEXT
 from tocsin.pipelines.runtime import (
@@ -148,6 +148,8 @@ class OccupancyOptions(Options):
         impute: how a sensor is filled that has sent nothing for ten minutes; "off": its last value holds, and nothing says so.
         booked, free, holiday: what is added to the log-odds of "occupied" in a booking, outside all bookings in a room that has
             some, and on a holiday, where the context says so; see `Booked`.
+        quality: whether a room's last 32 minutes can be trusted is judged, and stored with each result.
+        hold_below: the quality below which neither `unexpected` nor `stale_air` is raised; None: they do not depend on it.
     """
 
     name: str = "occupancy"
@@ -166,6 +168,8 @@ class OccupancyOptions(Options):
     booked: float = 1.5
     free: float = -0.8
     holiday: float = -3.4
+    quality: bool = False
+    hold_below: float | None = Field(default=None, gt=0, lt=1)
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -182,6 +186,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     o = OccupancyOptions.read(options)
     model = Model.required(model, "occupancy")
     network = model.load(load, training="tocsin train occupancy")
+    trust.check(o.name, o.quality, o.hold_below, PROPERTIES)
+    added = [*([imputation.COLUMN] if o.impute != "off" else []), *(trust.COLUMNS if o.quality else [])]
     return Pipeline(
         name=o.name,
         topic=o.topic,
@@ -190,6 +196,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         event_time="time",
         stages=[
             _grid(o.late, min("10min", o.silent, key=milliseconds)),
+            *trust.stages(o.quality, PROPERTIES, fresh=milliseconds(FRESH) / 1000),
             *imputation.stages(
                 o.impute, PROPERTIES, pipeline=o.name, model=model, least=0, required=False, fresh=FRESH
             ),
@@ -201,20 +208,20 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Held(network.config.threshold if o.threshold is None else o.threshold, o.rooms),
             Inactivity(o.silent),
         ],
-        results=pa.schema([*RESULTS, *([] if o.impute == "off" else [imputation.COLUMN]), *COLUMNS_OF_CONTEXT]),
+        results=pa.schema([*RESULTS, *added, *COLUMNS_OF_CONTEXT]),
         truth=Truth(schema=COUNT, key="room", event_time="time", score=_live_scores),
         rules=[
             AlertRule(
                 name="unexpected",
                 severity="warning",
-                when=pl.col("occupied") & ~_expected(),
+                when=trust.held(pl.col("occupied") & ~_expected(), o.hold_below),
                 hold=o.hold,
                 data=["room", "probability", "co2"],
             ),
             AlertRule(
                 name="stale_air",
                 severity="warning",
-                when=pl.col("occupied") & (pl.col("co2") > o.co2),
+                when=trust.held(pl.col("occupied") & (pl.col("co2") > o.co2), o.hold_below),
                 clear=~pl.col("occupied") | (pl.col("co2") < o.co2 - 200),
                 hold=o.hold,
                 data=["room", "co2", "ventilation"],

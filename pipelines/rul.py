@@ -23,7 +23,7 @@ from tocsin.models.rul.model import RulModel, load
 from tocsin.models.rul.network import FusionNetwork
 from tocsin.models.rul.scaling import Scaling
 from tocsin.operators.fading import keeps
-from tocsin.pipelines import imputation
+from tocsin.pipelines import imputation, trust
 from tocsin.pipelines.intervals import Nearby
 from tocsin.pipelines.runtime import (
     AlertRule,
@@ -67,6 +67,8 @@ class RulOptions(Options):
             itself is the site.
         impute: how missing settings and sensors are filled; "off": a reading that lacks one is a dead letter.
         period: for a model with context: event time in one unit of the order column; None: as in training.
+        quality: whether the last 32 readings of a machine can be trusted is judged, and stored with each result.
+        hold_below: the quality below which no warning and no critical alert is raised; None: they do not depend on it.
     """
 
     name: str = "rul"
@@ -82,6 +84,8 @@ class RulOptions(Options):
     drift: float | None = Field(default=None, gt=0)
     impute: imputation.Method = "off"
     period: Duration | None = None
+    quality: bool = False
+    hold_below: float | None = Field(default=None, gt=0, lt=1)
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -105,6 +109,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         raise ConfigError(f"pipelines.{o.name}: expected critical <= warning, got {critical:g} > {warning:g}")
     fillable = columns(config)
     names = [config.columns[at] for at in fillable]
+    trust.check(o.name, o.quality, o.hold_below, list(config.types))
     reading = pa.schema(
         [
             pa.field(name, pa.type_for_alias(kind), nullable=True, metadata={"nan": "null"})
@@ -122,6 +127,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key=config.key,
         stages=[
             Reorder(by=config.order, jump=o.jump, restart=o.restart),
+            # A counter that restarts is no wrong clock.
+            *trust.stages(o.quality, names, time=config.order if counter is None else None),
             *imputation.stages(
                 o.impute,
                 names,
@@ -142,13 +149,15 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             *([Census(partial(_count, network), version=model.version)] if drift else []),
             InContext([MAINTENANCE]),
         ],
-        results=_results(config, reading, adapted=network.sites is not None, filled=o.impute != "off"),
+        results=_results(
+            config, reading, adapted=network.sites is not None, filled=o.impute != "off", judged=o.quality
+        ),
         rules=[
             *(
                 AlertRule(
                     name=level,
                     severity=level,
-                    when=_below(o.by, at) & ~pl.col(MAINTENANCE).fill_null(value=False),
+                    when=trust.held(_below(o.by, at) & ~pl.col(MAINTENANCE).fill_null(value=False), o.hold_below),
                     clear=pl.col(o.by) > at + o.hysteresis,
                     hold=o.hold,
                     data=[config.key, config.order, "rul", "rul_low", "rul_high"],
@@ -201,7 +210,7 @@ def _levels(scaling: Scaling, at: list[int]) -> Levels:
     return Levels(mean[:, at], deviation[:, at])
 
 
-def _results(config: RulConfig, reading: pa.Schema, *, adapted: bool, filled: bool) -> pa.Schema:
+def _results(config: RulConfig, reading: pa.Schema, *, adapted: bool, filled: bool, judged: bool) -> pa.Schema:
     key, order = (reading.field(name).with_nullable(True) for name in (config.key, config.order))
     unit = {"unit": config.order}
     ahead = {"sensors": ",".join(config.features), "rows": str(FusionNetwork.AHEAD)}
@@ -216,6 +225,7 @@ def _results(config: RulConfig, reading: pa.Schema, *, adapted: bool, filled: bo
             pa.field("explanation", pa.list_(pa.int8()), metadata=shape),
             *([pa.field("adapter", pa.string())] if adapted else []),
             *([imputation.COLUMN] if filled else []),
+            *(trust.COLUMNS if judged else []),
             (MAINTENANCE, pa.bool_()),
             ("context", pa.string()),
             *([pa.field("trajectory", pa.list_(pa.float32()), metadata=ahead)] if config.model == "fusion" else []),

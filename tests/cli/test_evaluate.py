@@ -19,6 +19,8 @@ from tocsin.models.domain import Domain, Evaluation, Report
 from tocsin.models.irradiance.simulation.weather import Site
 from tocsin.models.irradiance.simulation.weather import simulate as irradiance
 from tocsin.models.occupancy.simulation.sensors import simulate
+from tocsin.models.quality.domain import as_table
+from tocsin.models.quality.simulation.plant import plants
 from tocsin.models.rul.simulation.fleet import run_to_failure
 from tocsin.models.touch.simulation.scene import Scene
 from tocsin.pipelines.cli.app import app
@@ -70,8 +72,16 @@ def roof(folder: Path) -> None:
     table.with_columns(time=pl.from_epoch("time", "ms").dt.to_string("iso:strict")).write_csv(folder / "roof.csv")
 
 
+def plant(folder: Path) -> None:
+    """A plant of three channels, and one with few readings."""
+    (series,) = plants(1, seed=3)
+    table = as_table([series])
+    pl.concat([table, table.head(40).with_columns(asset=pl.lit("new"))]).write_csv(folder / "plant.csv")
+
+
 SMALL: dict[str, Callable[[Path], None]] = {
     "irradiance": roof,
+    "quality": plant,
     "rul": engines,
     "occupancy": building,
     "surprise": dives,
@@ -80,6 +90,7 @@ SMALL: dict[str, Callable[[Path], None]] = {
 """A small recording for each pipeline with a domain."""
 COUNTED: dict[str, dict[str, float]] = {
     "irradiance": {"sites": 1, "hours": 72},
+    "quality": {"keys": 2, "windows": 512},
     "rul": {"engines": 3, "rows": 3},
     "occupancy": {"rooms": 1},
     "surprise": {"clips": 2, "frames": 22, "seconds": 2.4, "novelties": 1},
@@ -87,6 +98,7 @@ COUNTED: dict[str, dict[str, float]] = {
 }
 LEFT_OUT = {
     "irradiance": ("readings without a day before and a complete hour after", range(24, 25)),
+    "quality": ("keys with fewer than 100 readings", range(1, 2)),
     "rul": ("engines of FD003, whose true RUL is not there", range(3, 4)),
     "occupancy": ("minutes without a known truth", range(30, 61)),
     "surprise": ("frames without one before them, from which they could be predicted", range(2, 3)),

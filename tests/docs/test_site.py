@@ -41,6 +41,7 @@ FOLLOWED = {
     "touch.md",
     "missing-data.md",
     "intervals.md",
+    "quality.md",
 }
 """Pages whose blocks are all run by a test."""
 COMMANDS = {command.name: command for command in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]

@@ -17,6 +17,8 @@ import torch
 
 from tocsin.models.irradiance.model import load as load_irradiance
 from tocsin.models.occupancy.model import load as load_occupancy
+from tocsin.models.quality.model import load as load_quality
+from tocsin.models.quality.pyfunc import Windows
 from tocsin.models.registry import Attempt, Curve, register, scored
 from tocsin.models.rul.model import load as load_rul
 from tocsin.models.rul.simulation.fleet import run_to_failure
@@ -28,6 +30,7 @@ SHIPPED = {
     "surprise": "models/surprise/weights/dives",
     "touch": "models/touch/weights/table",
     "irradiance": "models/irradiance/weights/sites",
+    "quality": "models/quality/weights/plants",
 }
 ROOT = Path(__file__).parents[2]
 CURVE = [("loss", 2.0, 0), ("loss", 1.0, 1), ("validation_rmse", 9.0, 1)]
@@ -94,6 +97,15 @@ def test_pyfunc_forecasts_from_hours_as_the_model_does(registered: Callable[...,
     own = load_irradiance(ROOT / SHIPPED["irradiance"], "cpu")(torch.from_numpy(windows))
     for name, wanted in own.items():
         np.testing.assert_allclose(served[name], wanted.numpy(), atol=1e-4)
+
+
+def test_pyfunc_judges_windows_as_the_model_does(registered: Callable[..., str]) -> None:
+    version = registered("quality")
+    own = Windows(load_quality(ROOT / SHIPPED["quality"], "cpu"))
+    windows = own.example()
+    served = mlflow.pyfunc.load_model(f"models:/quality/{version}").predict(windows)
+    for name, wanted in own.predict(windows).items():
+        np.testing.assert_allclose(served[name], wanted, atol=1e-4)
 
 
 def test_pyfunc_loads_a_model_of_frames(registered: Callable[..., str]) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.stages.in_context import InContext
     from tocsin.pipelines.runtime.stages.inactivity import Inactivity
     from tocsin.pipelines.runtime.stages.infer import Encode, Infer
+    from tocsin.pipelines.runtime.stages.quality import Quality
     from tocsin.pipelines.runtime.stages.reorder import Reorder
     from tocsin.pipelines.runtime.stages.resample import Resample
     from tocsin.pipelines.runtime.stages.site import Site
@@ -32,6 +33,7 @@ __all__ = [
     "Infer",
     "Keep",
     "Pixels",
+    "Quality",
     "Reorder",
     "Resample",
     "Site",
@@ -49,6 +51,7 @@ __getattr__ = exported(
         "in_context": "InContext",
         "inactivity": "Inactivity",
         "infer": "Encode Infer",
+        "quality": "Quality",
         "reorder": "Reorder",
         "resample": "Resample",
         "site": "Site",
