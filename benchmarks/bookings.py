@@ -23,8 +23,8 @@ from tocsin.models.occupancy.simulation.sensors import TEST_SEEDS
 from tocsin.models.occupancy.train import fit, labelled, probabilities, rooms, truth
 from tocsin.models.timetable import EVERY
 from tocsin.models.training import begin
-from tocsin.pipelines.bookings import BOOKED, HOLIDAY, shifted
 from tocsin.pipelines.occupancy import OccupancyOptions, minutes
+from tocsin.pipelines.parts.bookings import BOOKED, HOLIDAY, shifted
 
 DAYS = 14
 FREE_STATE, BOOKED_STATE, HOLIDAY_STATE = range(3)

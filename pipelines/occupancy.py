@@ -26,9 +26,9 @@ from tocsin.models.occupancy.features import COLUMNS, FEATURES, Clock, advance, 
 from tocsin.models.occupancy.imputer import FRESH
 from tocsin.models.occupancy.model import load
 from tocsin.models.occupancy.plain import local
-from tocsin.pipelines import imputation, trust
-from tocsin.pipelines.bookings import BOOKED, HOLIDAY, Booked
-from tocsin.pipelines.bookings import COLUMNS as COLUMNS_OF_CONTEXT
+from tocsin.pipelines.parts import imputation, trust
+from tocsin.pipelines.parts.bookings import BOOKED, HOLIDAY, Booked
+from tocsin.pipelines.parts.bookings import COLUMNS as COLUMNS_OF_CONTEXT
 from tocsin.pipelines.runtime import (
     AlertRule,
     Cell,

@@ -14,7 +14,7 @@ from tocsin.models.quality.domain import Quality, as_table
 from tocsin.models.quality.model import load
 from tocsin.models.quality.series import Series
 from tocsin.models.quality.simulation.faulty import CHANNELS
-from tocsin.pipelines import trust
+from tocsin.pipelines.parts import trust
 from tocsin.pipelines.runtime import (
     AlertRule,
     ConfigError,

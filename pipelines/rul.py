@@ -23,8 +23,8 @@ from tocsin.models.rul.model import RulModel, load
 from tocsin.models.rul.network import FusionNetwork
 from tocsin.models.rul.scaling import Scaling
 from tocsin.operators.fading import keeps
-from tocsin.pipelines import imputation, trust
-from tocsin.pipelines.intervals import Nearby
+from tocsin.pipelines.parts import imputation, trust
+from tocsin.pipelines.parts.intervals import Nearby
 from tocsin.pipelines.runtime import (
     AlertRule,
     Cell,

@@ -43,12 +43,7 @@ def known_pipelines(settings: Settings) -> set[str]:
     """The pipelines that come with Tocsin, and those that the settings declare."""
     from tocsin import pipelines
 
-    shipped = {file.stem for file in Path(pipelines.__path__[0]).glob("[a-z]*.py")} - {
-        "query",
-        "exports",
-        "imputation",
-        "trust",
-    }
+    shipped = {file.stem for file in Path(pipelines.__path__[0]).glob("[a-z]*.py")} - {"query", "exports"}
     return shipped | {name for name, section in settings.pipelines.items() if section.factory}
 
 

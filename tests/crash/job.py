@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.intervals import Nearby
+from tocsin.pipelines.parts.intervals import Nearby
 from tocsin.pipelines.runtime.declare.context import ContextTopic
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows

@@ -19,7 +19,7 @@ from tocsin.models.rul.data import CMAPSS_COLUMNS
 from tocsin.models.rul.model import FD001
 from tocsin.models.rul.simulation.fleet import run_to_failure
 from tocsin.pipelines import occupancy, rul
-from tocsin.pipelines.imputation import Method
+from tocsin.pipelines.parts.imputation import Method
 from tocsin.pipelines.runtime import Model, replay
 from tocsin.pipelines.runtime.settings import Settings
 

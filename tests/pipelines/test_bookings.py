@@ -17,8 +17,8 @@ from tests.pipelines.test_occupancy_pipeline import MINUTE, MONDAY, SHIPPED, _re
 from tocsin.models.occupancy.domain import Occupancy
 from tocsin.models.occupancy.model import OFFICES
 from tocsin.models.occupancy.simulation import bookings
-from tocsin.pipelines.bookings import shifted
 from tocsin.pipelines.occupancy import domain, pipeline
+from tocsin.pipelines.parts.bookings import shifted
 from tocsin.pipelines.runtime import Intervals
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.replay import replay

@@ -24,7 +24,8 @@ from tocsin.models.occupancy.model import OFFICES
 from tocsin.models.occupancy.simulation.sensors import simulate
 from tocsin.models.rul.model import FD001, load
 from tocsin.models.rul.simulation import fleet
-from tocsin.pipelines import imputation, occupancy
+from tocsin.pipelines import occupancy
+from tocsin.pipelines.parts import imputation
 from tocsin.pipelines.rul import pipeline
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline

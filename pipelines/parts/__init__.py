@@ -1,0 +1,1 @@
+"""Parts that pipelines share: options with their stages and columns."""
