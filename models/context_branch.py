@@ -14,8 +14,6 @@ MOMENTS = (-1.0, -0.4, -0.15, -0.05, 0.0, 0.05, 0.15, 0.3, 0.5, 0.75, 1.0)
 """The moments that ask what holds at their time, as shares of the horizon; the present is 0."""
 FINE, TAIL = 32.0, 0.5
 """Times are stretched to `asinh(FINE * t / horizon)`, so that the near ones count for more; `TAIL` is in that unit."""
-
-
 BLUR, FARTHER = 0.003, 3.0
 """In training, intervals are moved at random: by this share of the horizon, and more by so many times their distance. Otherwise the
 network learns the plans of single assets by heart."""

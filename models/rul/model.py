@@ -197,13 +197,12 @@ class RulModel:
             "window": (config.window, columns),
             "age": (),
             "site": (),
-            "slots": (*tensors[self.tensors.index("slots")].shape[1:2], 3 + len(config.context_numbers))
-            if "slots" in self.tensors
-            else (),
         }
         if len(tensors) != len(self.tensors):
             raise ValueError(f"got {len(tensors)} tensors, expected {', '.join(self.tensors)}")
         for name, tensor in zip(self.tensors, tensors, strict=True):
+            if name == "slots":
+                shapes[name] = (*tensor.shape[1:2], 3 + len(config.context_numbers))  # any number of slots
             if tuple(tensor.shape[1:]) != shapes[name]:
                 expected = ", ".join(map(str, ("B", *shapes[name])))
                 raise ValueError(f"{name} is {list(tensor.shape)}, expected [{expected}]")
