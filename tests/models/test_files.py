@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tocsin.models import files
+from tocsin.models.field import model as field
 from tocsin.models.irradiance import model as irradiance
 from tocsin.models.occupancy import model as occupancy
 from tocsin.models.rul import model as rul
@@ -88,9 +89,13 @@ def _irradiance(folder: Path) -> Any:
     return irradiance.load(folder, "cpu")
 
 
+def _field(folder: Path) -> Any:
+    return field.load(folder, "cpu")
+
+
 @pytest.mark.parametrize(
     ("shipped", "load"),
-    [(rul.FD001, _rul), (occupancy.OFFICES, _occupancy), (irradiance.SITES, _irradiance)],
+    [(rul.FD001, _rul), (occupancy.OFFICES, _occupancy), (irradiance.SITES, _irradiance), (field.HALLS, _field)],
 )
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("left", [0, 100])
@@ -106,7 +111,15 @@ def test_a_model_cut_short_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "config", [SurpriseConfig, TouchConfig, irradiance.IrradianceConfig, occupancy.OccupancyConfig, rul.RulConfig]
+    "config",
+    [
+        SurpriseConfig,
+        TouchConfig,
+        irradiance.IrradianceConfig,
+        field.FieldConfig,
+        occupancy.OccupancyConfig,
+        rul.RulConfig,
+    ],
 )
 @pytest.mark.parametrize("content", [b"", b"\0" * 50, b"[1]", b'{"a": '])
 def test_a_damaged_config_is_refused_in_one_line(config: Any, content: bytes, tmp_path: Path) -> None:
