@@ -11,9 +11,16 @@ from typer.testing import CliRunner
 from tests.support.asyncapi import parsed
 from tocsin.pipelines.cli.app import app
 
-TOPICS = ("sensors.industrial", "sensors.occupancy", "sensors.weather", "video.egocentric", "video.underwater")
+TOPICS = (
+    "sensors.field",
+    "sensors.industrial",
+    "sensors.occupancy",
+    "sensors.weather",
+    "video.egocentric",
+    "video.underwater",
+)
 LABELLED = ("occupancy", "rul", "surprise", "touch")
-PIPELINES = ("irradiance", *LABELLED)
+PIPELINES = ("field", "irradiance", *LABELLED)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,7 @@ def test_every_topic_of_every_pipeline_is_there(written: Path) -> None:
 def test_asyncapis_parser_accepts_it(written: Path, request: pytest.FixtureRequest) -> None:
     faults, channels = parsed(written / "asyncapi.yaml", request.config.cache.mkdir("asyncapi"))
     assert faults == []
-    assert len(channels) == 25
+    assert len(channels) == 28
 
 
 def test_one_pipeline_from_the_settings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,5 +73,7 @@ def test_one_pipeline_from_the_settings_alone(tmp_path: Path, monkeypatch: pytes
 def test_an_unknown_pipeline_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["contracts", "nope"])
-    assert str(done.exception).startswith("pipeline nope: expected one of irradiance, occupancy, rul, surprise, touch")
+    assert str(done.exception).startswith(
+        "pipeline nope: expected one of field, irradiance, occupancy, rul, surprise, touch"
+    )
     assert not [*tmp_path.iterdir()]

@@ -20,17 +20,18 @@ def test_a_pipeline_that_nobody_declared_is_refused_with_those_there_are(
     reason = CliRunner().invoke(app, [command, "nope", "--shards", "2"]).exception
     assert isinstance(reason, ConfigError)
     assert str(reason).startswith(
-        "pipeline nope: expected one of irradiance, occupancy, rul, surprise, touch, got another name"
+        "pipeline nope: expected one of field, irradiance, occupancy, rul, surprise, touch, got another name"
     )
 
 
 def test_the_folders_of_shipped_weights_are_those_that_their_models_name() -> None:
+    from tocsin.models.field.model import HALLS
     from tocsin.models.irradiance.model import SITES
     from tocsin.models.occupancy.model import OFFICES
     from tocsin.models.rul.model import FD001
     from tocsin.models.surprise.model import SHIPPED as DIVES
     from tocsin.models.touch.model import SHIPPED as TABLE
 
-    names = ("rul", "occupancy", "surprise", "touch", "irradiance")
-    assert [shipped(f"{name}@champion") for name in names] == [FD001, OFFICES, DIVES, TABLE, SITES]
+    names = ("rul", "occupancy", "surprise", "touch", "irradiance", "field")
+    assert [shipped(f"{name}@champion") for name in names] == [FD001, OFFICES, DIVES, TABLE, SITES, HALLS]
     assert shipped("rul/3") is None and shipped("pumps@champion") is None
