@@ -59,7 +59,8 @@ def moved(multivector: Tensor, by: Tensor) -> Tensor:
 
 def product(x: Tensor, y: Tensor) -> Tensor:
     """The geometric product of multivectors `[..., 16]`."""
-    return torch.einsum("...i,...j,ijk->...k", x, y, _table(x.dtype, x.device))
+    pairs = (x.unsqueeze(-1) * y.unsqueeze(-2)).flatten(-2)  # [..., 256]
+    return pairs @ _table(x.dtype, x.device).flatten(0, 1)
 
 
 def naive_product(x: Tensor, y: Tensor) -> Tensor:
@@ -93,12 +94,7 @@ def geometric_attention(
     """
     match(q=(q, "B H N C 16"), k=(k, "B H M C 16"), v=(v, "B H M D 16"))
     euclidean = _euclidean(q.device)
-    flat_q, flat_k = q[..., euclidean].flatten(-2), k[..., euclidean].flatten(-2)
-    bias = None if squared is None else -squared
-    if mask is not None:
-        absent = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -torch.inf)[:, None, None]
-        bias = absent if bias is None else bias + absent
-    out = F.scaled_dot_product_attention(flat_q, flat_k, v.flatten(-2), attn_mask=bias)
+    out = _attention(q[..., euclidean].flatten(-2), k[..., euclidean].flatten(-2), v.flatten(-2), squared, mask)
     return out.unflatten(-1, v.shape[-2:])
 
 
@@ -140,7 +136,8 @@ class EquivariantLinear(nn.Module):
     def forward(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """`[..., channels, 16]` and `[..., scalars]`, of in to out."""
         maps = _maps(x.dtype, x.device)  # [MAPS, 16, 16]
-        y = torch.einsum("oim,mab,...ib->...oa", self.weight, maps, x)
+        whole = torch.einsum("oim,mab->iboa", self.weight, maps).flatten(0, 1).flatten(1)  # [16 in, 16 out]
+        y = (x.flatten(-2) @ whole).unflatten(-1, (-1, BLADES))
         y = torch.cat([y[..., :1] + self.into(s).unsqueeze(-1), y[..., 1:]], dim=-1)
         return y, self.out(torch.cat([x[..., 0], s], dim=-1))
 
@@ -164,11 +161,20 @@ class GeometricBlock(nn.Module):
         self.qkv = EquivariantLinear((channels, 3 * channels), (scalars, 3 * scalars))
         self.mixed = EquivariantLinear((channels, channels), (scalars, scalars))
         self.near = nn.Parameter(torch.linspace(-4, 2, heads))
+        self.through = nn.Parameter(torch.linspace(-2, 1, heads))
         self.factors = EquivariantLinear((channels, 2 * channels), (scalars, 2 * scalars))
         self.joined = EquivariantLinear((channels, channels), (scalars, scalars))
 
     def forward(
-        self, x: Tensor, s: Tensor, places: Tensor, located: Tensor, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        s: Tensor,
+        places: Tensor,
+        located: Tensor,
+        mask: Tensor | None = None,
+        *,
+        keys: int | None = None,
+        blocked: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The tokens after the block.
 
@@ -178,8 +184,11 @@ class GeometricBlock(nn.Module):
             places: `[B, N, 3]`, where tokens are.
             located: `[B, N] bool`, which tokens have a place; the others are near to all.
             mask: `[B, N] bool`, True for tokens that are there.
+            keys: so many of the first tokens, K, are attended to; None: all. The others do not change each other.
+            blocked: `[B, N, K]`, 0 or more, what is in the way between tokens; each head learns how much that lessens a weight.
         """
-        moved_x, moved_s = self._attended(*normed(x, s), places, located, mask)
+        near = _apart(places, located, keys), blocked
+        moved_x, moved_s = self._attended(*normed(x, s), *near, mask if mask is None else mask[:, :keys])
         x, s = x + moved_x, s + moved_s
         factors, gates = self.factors(*normed(x, s))
         left, right = factors.chunk(2, dim=-2)
@@ -188,30 +197,44 @@ class GeometricBlock(nn.Module):
         return x + out, s + more
 
     def _attended(
-        self, x: Tensor, s: Tensor, places: Tensor, located: Tensor, mask: Tensor | None
+        self, x: Tensor, s: Tensor, apart: Tensor, blocked: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         both, numbers = self.qkv(x, s)
         parts = both.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4, 5)  # 3 x [B, H, N, C, 16]
         scalars = numbers.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 x [B, H, N, S]
-        # Scalars take part as the scalar components of further multivectors.
-        q, k, v = (
-            torch.cat([p, F.pad(n.unsqueeze(-1), (0, BLADES - 1))], dim=3) for p, n in zip(parts, scalars, strict=True)
-        )
-        apart = (
-            (places.unsqueeze(2) - places.unsqueeze(1)).square().sum(-1)
-        )  # not cdist: its square root has no gradient at 0
-        apart = apart * (located.unsqueeze(2) & located.unsqueeze(1))
-        out = geometric_attention(q, k, v, F.softplus(self.near)[:, None, None] * apart.unsqueeze(1), mask)
-        channels = parts.shape[4]
-        x = out[:, :, :, :channels].transpose(1, 2).flatten(2, 3)
-        s = out[:, :, :, channels:, 0].transpose(1, 2).flatten(2)
-        return self.mixed(x, s)
+        keys, euclidean = apart.shape[2], _euclidean(x.device)
+        # Scalars take part as the scalar components of further multivectors would.
+        q, k = (torch.cat([parts[i][..., euclidean].flatten(-2), scalars[i]], dim=-1) for i in (0, 1))
+        v = torch.cat([parts[2].flatten(-2), scalars[2]], dim=-1)
+        less = F.softplus(self.near)[:, None, None] * apart.unsqueeze(1)
+        if blocked is not None:
+            less = less + F.softplus(self.through)[:, None, None] * blocked.unsqueeze(1)
+        out = _attention(q, k[:, :, :keys], v[:, :, :keys], less, mask)
+        moved, more = out.split([BLADES * parts.shape[4], scalars.shape[4]], dim=-1)
+        moved = moved.unflatten(-1, (-1, BLADES)).transpose(1, 2).flatten(2, 3)
+        return self.mixed(moved, more.transpose(1, 2).flatten(2))
 
 
 def normed(x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Multivectors over the root of their mean invariant square, scalars over their own."""
     size = x[..., _euclidean(x.device)].square().sum(-1).mean(-1)[..., None, None]
     return x / torch.sqrt(size + 1e-2), F.layer_norm(s, s.shape[-1:])
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, less: Tensor | None, mask: Tensor | None) -> Tensor:
+    """Attention whose logits are lessened by `less` `[B, H, N, M]`, among the tokens in `mask` `[B, M]`."""
+    bias = None if less is None else -less
+    if mask is not None:
+        absent = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -torch.inf)[:, None, None]
+        bias = absent if bias is None else bias + absent
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def _apart(places: Tensor, located: Tensor, keys: int | None) -> Tensor:
+    """Squared distances of tokens `[B, N]` from the first K, `[B, N, K]`; 0 where one of both is at no place."""
+    # Not cdist: its square root has no gradient at 0.
+    squared = (places.unsqueeze(2) - places[:, None, :keys]).square().sum(-1)
+    return squared * (located.unsqueeze(2) & located[:, None, :keys])
 
 
 def _filled(components: dict[int, Tensor]) -> Tensor:
@@ -228,6 +251,7 @@ def _sign(i: int, j: int) -> int:
 
 
 @cache
+@torch.inference_mode(False)  # what is first needed for inference may be needed for training later
 def _table(dtype: torch.dtype, device: torch.device) -> Tensor:
     table = torch.zeros(BLADES, BLADES, BLADES, dtype=dtype)
     for i in range(BLADES):
@@ -237,6 +261,7 @@ def _table(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)
 def _maps(dtype: torch.dtype, device: torch.device) -> Tensor:
     """The maps of `EquivariantLinear`, `[MAPS, 16, 16]`."""
     maps = torch.zeros(MAPS, BLADES, BLADES, dtype=dtype)
@@ -249,11 +274,13 @@ def _maps(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)
 def _reversal(dtype: torch.dtype, device: torch.device) -> Tensor:
     grades = [blade.bit_count() for blade in range(BLADES)]
     return torch.tensor([(-1) ** (g * (g - 1) // 2) for g in grades], dtype=dtype, device=device)
 
 
 @cache
+@torch.inference_mode(False)
 def _euclidean(device: torch.device) -> Tensor:
     return torch.tensor([blade for blade in range(BLADES) if not blade & 1], device=device)

@@ -328,7 +328,7 @@ def test_run_ends_when_another_command_stops_its_pipeline(tocsin: Cli) -> None:
         (["--set", "lake.pth=x", "query", "SELECT 1"], "lake.pth on the command line: expected a setting that exists"),
         (
             ["train", "fraud", "--data", "."],
-            "pipeline fraud: expected one of irradiance, occupancy, quality, rul, surprise, touch, got another name",
+            "pipeline fraud: expected one of field, irradiance, occupancy, quality, rul, surprise, touch, got another name",
         ),
         (["alerts", "nothing"], "expected topic alerts.nothing"),
         (["status", "--json"], "Ray at 127.0.0.1:9: expected a cluster"),

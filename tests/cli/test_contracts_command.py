@@ -12,6 +12,7 @@ from tests.support.asyncapi import parsed
 from tocsin.pipelines.cli.app import app
 
 TOPICS = (
+    "sensors.field",
     "sensors.industrial",
     "sensors.occupancy",
     "sensors.plant",
@@ -20,7 +21,7 @@ TOPICS = (
     "video.underwater",
 )
 LABELLED = ("occupancy", "rul", "surprise", "touch")
-PIPELINES = ("irradiance", "quality", *LABELLED)
+PIPELINES = ("field", "irradiance", "quality", *LABELLED)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,6 @@ def test_an_unknown_pipeline_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["contracts", "nope"])
     assert str(done.exception).startswith(
-        "pipeline nope: expected one of irradiance, occupancy, quality, rul, surprise, touch"
+        "pipeline nope: expected one of field, irradiance, occupancy, quality, rul, surprise, touch"
     )
     assert not [*tmp_path.iterdir()]

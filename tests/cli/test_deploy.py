@@ -67,7 +67,7 @@ def test_an_unknown_pipeline_a_lake_in_the_folder_and_settings_elsewhere_are_ref
 ) -> None:
     said = cli("deploy", "nope", "--address", "http://127.0.0.1:1", status=1)
     assert said.startswith(
-        "tocsin: pipeline nope: expected one of forges, irradiance, occupancy, quality, rul, surprise, touch, "
+        "tocsin: pipeline nope: expected one of field, forges, irradiance, occupancy, quality, rul, surprise, touch, "
     )
     (elsewhere := tmp_path / "elsewhere.toml").write_text("")
     said = cli("--config", str(elsewhere), "deploy", "forges", "--address", "http://127.0.0.1:1", status=1)

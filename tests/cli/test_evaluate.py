@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from tests.cli.test_surprise_cli import pictures, seen
 from tests.docs.test_rul import write
 from tocsin.models.domain import Domain, Evaluation, Report
+from tocsin.models.field.simulation.feed import MINUTE_MS, START_MS, usual_halls
+from tocsin.models.field.simulation.feed import simulate as readings_of_hall
 from tocsin.models.irradiance.simulation.weather import Site
 from tocsin.models.irradiance.simulation.weather import simulate as irradiance
 from tocsin.models.occupancy.simulation.sensors import simulate
@@ -79,7 +81,20 @@ def plant(folder: Path) -> None:
     pl.concat([table, table.head(40).with_columns(asset=pl.lit("new"))]).write_csv(folder / "plant.csv")
 
 
+def hall(folder: Path) -> None:
+    """A hall for three minutes, and one with too few sensors."""
+    here = usual_halls()[1]
+    (folder / "halls.toml").write_text(
+        f'[{here.name}]\nkind = "temperature"\noutline = {here.outline.tolist()}\n[{here.name}.sensors]\n'
+        + "".join(f"{name} = {[*at]}\n" for name, at in here.sensors.items())
+    )
+    table = readings_of_hall(here, minutes=4, seed=0)
+    table = table.filter((pl.col("time") < START_MS + 3 * MINUTE_MS) | (pl.col("sensor") < "s02"))
+    table.with_columns(time=pl.from_epoch("time", "ms").dt.to_string("iso:strict")).write_csv(folder / "hall.csv")
+
+
 SMALL: dict[str, Callable[[Path], None]] = {
+    "field": hall,
     "irradiance": roof,
     "quality": plant,
     "rul": engines,
@@ -89,6 +104,7 @@ SMALL: dict[str, Callable[[Path], None]] = {
 }
 """A small recording for each pipeline with a domain."""
 COUNTED: dict[str, dict[str, float]] = {
+    "field": {"fields": 3, "places": 9},
     "irradiance": {"sites": 1, "hours": 72},
     "quality": {"keys": 2, "windows": 512},
     "rul": {"engines": 3, "rows": 3},
@@ -97,6 +113,7 @@ COUNTED: dict[str, dict[str, float]] = {
     "touch": {"clips": 1, "frames": 30, "seconds": 1, "touches": 1},
 }
 LEFT_OUT = {
+    "field": ("minutes with readings of fewer than 4 sensors", range(1, 2)),
     "irradiance": ("readings without a day before and a complete hour after", range(24, 25)),
     "quality": ("keys with fewer than 100 readings", range(1, 2)),
     "rul": ("engines of FD003, whose true RUL is not there", range(3, 4)),

@@ -103,6 +103,6 @@ def test_a_pipeline_that_nobody_declared_is_refused_with_those_there_are(command
     reason = CliRunner().invoke(app, [command, "nope", "--shards", "2"]).exception
     assert isinstance(reason, ConfigError)
     assert str(reason).startswith(
-        "pipeline nope: expected one of irradiance, occupancy, quality, rul, surprise, touch, got another name"
+        "pipeline nope: expected one of field, irradiance, occupancy, quality, rul, surprise, touch, got another name"
     )
     assert runs.active_runs() == []

@@ -20,11 +20,12 @@ def test_a_pipeline_that_nobody_declared_is_refused_with_those_there_are(
     reason = CliRunner().invoke(app, [command, "nope", "--shards", "2"]).exception
     assert isinstance(reason, ConfigError)
     assert str(reason).startswith(
-        "pipeline nope: expected one of irradiance, occupancy, quality, rul, surprise, touch, got another name"
+        "pipeline nope: expected one of field, irradiance, occupancy, quality, rul, surprise, touch, got another name"
     )
 
 
 def test_the_folders_of_shipped_weights_are_those_that_their_models_name() -> None:
+    from tocsin.models.field.model import HALLS
     from tocsin.models.irradiance.model import SITES
     from tocsin.models.occupancy.model import OFFICES
     from tocsin.models.quality.model import PLANTS
@@ -32,6 +33,6 @@ def test_the_folders_of_shipped_weights_are_those_that_their_models_name() -> No
     from tocsin.models.surprise.model import SHIPPED as DIVES
     from tocsin.models.touch.model import SHIPPED as TABLE
 
-    names = ("rul", "occupancy", "surprise", "touch", "irradiance", "quality")
-    assert [shipped(f"{name}@champion") for name in names] == [FD001, OFFICES, DIVES, TABLE, SITES, PLANTS]
+    names = ("rul", "occupancy", "surprise", "touch", "irradiance", "quality", "field")
+    assert [shipped(f"{name}@champion") for name in names] == [FD001, OFFICES, DIVES, TABLE, SITES, PLANTS, HALLS]
     assert shipped("rul/3") is None and shipped("pumps@champion") is None

@@ -36,6 +36,7 @@ FOLLOWED = {
     "own-machines.md",
     "evaluate.md",
     "irradiance.md",
+    "field.md",
     "occupancy.md",
     "surprise.md",
     "touch.md",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tocsin.models import files
+from tocsin.models.field import model as field
 from tocsin.models.irradiance import model as irradiance
 from tocsin.models.occupancy import model as occupancy
 from tocsin.models.quality import model as quality
@@ -93,9 +94,19 @@ def _quality(folder: Path) -> Any:
     return quality.load(folder, "cpu")
 
 
+def _field(folder: Path) -> Any:
+    return field.load(folder, "cpu")
+
+
 @pytest.mark.parametrize(
     ("shipped", "load"),
-    [(rul.FD001, _rul), (occupancy.OFFICES, _occupancy), (irradiance.SITES, _irradiance), (quality.PLANTS, _quality)],
+    [
+        (rul.FD001, _rul),
+        (occupancy.OFFICES, _occupancy),
+        (irradiance.SITES, _irradiance),
+        (quality.PLANTS, _quality),
+        (field.HALLS, _field),
+    ],
 )
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("left", [0, 100])
@@ -117,6 +128,7 @@ def test_a_model_cut_short_is_refused_in_one_line(
         TouchConfig,
         irradiance.IrradianceConfig,
         quality.QualityConfig,
+        field.FieldConfig,
         occupancy.OccupancyConfig,
         rul.RulConfig,
     ],

@@ -15,6 +15,9 @@ import pandas as pd
 import pytest
 import torch
 
+from tocsin.models.field.inputs import Inputs
+from tocsin.models.field.model import load as load_field
+from tocsin.models.field.pyfunc import Fields
 from tocsin.models.irradiance.model import load as load_irradiance
 from tocsin.models.occupancy.model import load as load_occupancy
 from tocsin.models.quality.model import load as load_quality
@@ -31,6 +34,7 @@ SHIPPED = {
     "touch": "models/touch/weights/table",
     "irradiance": "models/irradiance/weights/sites",
     "quality": "models/quality/weights/plants",
+    "field": "models/field/weights/halls",
 }
 ROOT = Path(__file__).parents[2]
 CURVE = [("loss", 2.0, 0), ("loss", 1.0, 1), ("validation_rmse", 9.0, 1)]
@@ -106,6 +110,16 @@ def test_pyfunc_judges_windows_as_the_model_does(registered: Callable[..., str])
     served = mlflow.pyfunc.load_model(f"models:/quality/{version}").predict(windows)
     for name, wanted in own.predict(windows).items():
         np.testing.assert_allclose(served[name], wanted, atol=1e-4)
+
+
+def test_pyfunc_estimates_fields_as_the_model_does(registered: Callable[..., str]) -> None:
+    version = registered("field")
+    own = load_field(ROOT / SHIPPED["field"], "cpu")
+    given = Fields(own).example()
+    served = mlflow.pyfunc.load_model(f"models:/field/{version}").predict(given)
+    inputs = Inputs(**{name: torch.from_numpy(values) for name, values in given.items()})
+    for name, wanted in zip(("estimate", "spread"), own(inputs), strict=True):
+        np.testing.assert_allclose(served[name], wanted.numpy(), atol=1e-4)
 
 
 def test_pyfunc_loads_a_model_of_frames(registered: Callable[..., str]) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.operators.compare import DTYPES, assert_same, random
+from tocsin.operators import geometric
 from tocsin.operators.geometric import (
     EquivariantLinear,
     GeometricBlock,
@@ -114,6 +115,30 @@ def test_a_block_turns_and_moves_with_the_scene(seed: int, dtype: torch.dtype, o
     assert not torch.allclose(here[0][..., 1:], x[..., 1:])
 
 
+def test_tokens_that_are_no_keys_change_none_but_themselves() -> None:
+    x, s, places, located = scene(torch.float64)
+    torch.manual_seed(2)
+    block = GeometricBlock(channels=4, scalars=6, heads=2).double()
+    first, rest = slice(0, 3), slice(3, 4)
+    whole = block(x, s, places, located, keys=3)
+    alone = block(x[:, first], s[:, first], places[:, first], located[:, first])
+    torch.testing.assert_close(whole[0][:, first], alone[0])
+    torch.testing.assert_close(whole[1][:, first], alone[1])
+    assert not torch.allclose(whole[1][:, rest], block(x, s, places, located)[1][:, rest])
+
+
+def test_what_is_in_the_way_takes_a_token_out_of_sight() -> None:
+    x, s, places, located = scene(torch.float64)
+    torch.manual_seed(2)
+    block = GeometricBlock(channels=4, scalars=6, heads=2).double()
+    mask = torch.tensor([[True, False, True, True]] * 2)
+    blocked = torch.zeros(2, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(block(x, s, places, located, blocked=blocked), block(x, s, places, located))
+    blocked[:, :, 1] = 1e6
+    hidden, absent = block(x, s, places, located, blocked=blocked), block(x, s, places, located, mask)
+    torch.testing.assert_close(hidden[1], absent[1])
+
+
 def test_a_linear_map_commutes_with_a_motion_and_passes_numbers_both_ways() -> None:
     torch.manual_seed(0)
     linear = EquivariantLinear((3, 5), (2, 4)).double()
@@ -136,6 +161,17 @@ def test_the_order_of_tokens_does_not_matter_and_absent_ones_have_no_say() -> No
     less = block(x, s, places, located, mask)
     other = block(x + (~mask)[..., None, None] * 3, s, places, located, mask)
     torch.testing.assert_close(other[1][mask], less[1][mask])
+
+
+def test_a_block_that_has_inferred_can_be_trained() -> None:
+    geometric._table.cache_clear()
+    geometric._maps.cache_clear()
+    x, s, places, located = scene(torch.float64)
+    block = GeometricBlock(channels=4, scalars=6, heads=2).double()
+    with torch.inference_mode():
+        block(x, s, places, located)
+    block(x, s, places, located)[1].sum().backward()
+    assert block.qkv.weight.grad is not None
 
 
 def test_heads_must_divide_the_widths() -> None:

@@ -1,0 +1,1 @@
+"""Fields in halls: from sparse sensors and known walls, the reading at places that have no sensor."""

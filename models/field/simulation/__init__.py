@@ -1,0 +1,1 @@
+"""Simulated halls with signal and temperature fields."""
