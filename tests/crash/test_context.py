@@ -32,6 +32,7 @@ from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.models.occupancy.model import OFFICES
 from tocsin.models.rul.data import lives
 from tocsin.models.timetable import BEGUN, COMING
+from tocsin.pipelines.occupancy import READING
 from tocsin.pipelines.runtime.control.ray_client import connect
 from tocsin.pipelines.runtime.engine.plan import store_model
 from tocsin.pipelines.runtime.engine.replay import replay
@@ -50,8 +51,8 @@ def cluster() -> Iterator[None]:
 class Site:
     """Sends readings all the time, and with them maintenance, loads, and their corrections."""
 
-    def __init__(self, job: Job, start: datetime = START) -> None:
-        self.start = start
+    def __init__(self, job: Job, start: datetime = START, *, pace: float = 1) -> None:
+        self.start, self.pace = start, pace
         self._job, self.rng, self._over = job, random.Random(3), threading.Event()
         self._context = KafkaProducer(**job.kafka)
         self._number = 0
@@ -66,10 +67,10 @@ class Site:
         self.planned += 1
 
     def read(self, n: int) -> None:
-        """Send readings, a second of event time each."""
+        """Send readings, `pace` seconds of event time each."""
         sent = []
         for number in range(self._number, self._number + n):
-            at, unit = self.start + timedelta(seconds=number), number % UNITS
+            at, unit = self.start + timedelta(seconds=self.pace * number), number % UNITS
             sent.append(Message(unit % 2, orjson.dumps(self.reading(unit, at)), [], round(at.timestamp() * 1000)))
         self._number += n
         self._job.send(sent)
@@ -91,7 +92,7 @@ class Site:
         def run() -> None:
             while not self._over.wait(0.2):
                 self.read(30)
-                self.correct(self._number / 60)
+                self.correct(self.pace * self._number / 60)
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -240,20 +241,16 @@ def test_a_network_with_context_judges_each_row_by_the_context_that_its_row_name
 
 
 class Rooms(Site):
-    """Sends a minute of a room's air with each reading, and the rooms' bookings."""
+    """Sends the air of rooms, and their bookings."""
 
     def reading(self, unit: int, at: datetime) -> dict[str, Any]:
-        minute = self.start + (at - self.start) * SPEED
-        co2 = 600 + 300 * math.sin((minute - self.start).total_seconds() / 3600 + unit) + self.rng.gauss(0, 5)
-        return {"room": str(unit), "property": "co2", "time": minute.isoformat(), "value": co2}
+        hours = (at - self.start).total_seconds() / 3600
+        co2 = 600 + 300 * math.sin(hours + unit) + self.rng.gauss(0, 5)
+        return {"room": str(unit), "property": "co2", "time": at.isoformat(), "value": co2}
 
     def correct(self, now: float) -> None:
         unit = str(self.rng.randrange(UNITS))
-        self.plan("booked", unit=unit, id="next", minutes=(SPEED * now, SPEED * (now + self.rng.random())))
-
-
-SPEED = 10
-"""Seconds of event time of the rooms in one second between readings."""
+        self.plan("booked", unit=unit, id="next", minutes=(now, now + 60 * self.rng.random()))
 
 
 @pytest.mark.slow
@@ -263,17 +260,17 @@ def test_each_minute_of_a_room_is_judged_by_the_bookings_that_its_row_names(
     job = Job(kafka.bootstrap_servers, tmp_path, factory="tocsin.pipelines.occupancy:pipeline")
     job.plan = replace(job.plan, model=store_model(job.lake, OFFICES, name="occupancy", version="1"), device="cpu")
     job.create({f"context.{job.name}": 1})
-    site = Rooms(job, START - timedelta(days=10))
+    site = Rooms(job, START - timedelta(days=10), pace=60 / UNITS)
     site.plan("holiday", minutes=(0, 120))
     site.read(100)
     survives(Deployed(job, options={"silent": "9999d"}, context=True), site, job, kills=20)
 
     known, rows = contexts(job), job.lake.scan(job.name).sort("room", "event_time").collect()
     assert not rows.select("room", "event_time").is_duplicated().any()
-    sent = pl.DataFrame(orjson.loads(r.value) | {"_timestamp": r.timestamp} for r in job.read(job.topic))
-    times = pl.col("time").str.to_datetime(time_unit="ms", time_zone="UTC")
-    table = sent.with_columns(times, pl.col("_timestamp").cast(pl.Datetime("ms", "UTC"))).to_arrow()
-    expected, _ = replay(job.plan.build(job.lake), table)
+    sent = pl.DataFrame([orjson.loads(r.value) for r in job.read(job.topic)])
+    sent = sent.with_columns(pl.col("time").str.to_datetime(time_unit="ms", time_zone="UTC")).sort("time")
+    table = sent.select(READING.names).to_arrow().cast(READING)
+    expected, _ = replay(job.plan.build(job.lake), table, splits=[len(table)])
     both = rows.join(expected, on=["room", "event_time"], suffix="_plain").drop_nulls("probability")
     assert both.height > 1000 and both["context"].null_count() == 0
     for row in both.iter_rows(named=True):
