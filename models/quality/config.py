@@ -52,9 +52,8 @@ class QualityConfig:
         """
         values: dict[str, Any] = files.read_json(directory / CONFIG_FILE)
         try:
-            faults = Faults(
-                **{name: tuple(v) if isinstance(v, list) else v for name, v in values.pop("faults").items()}
-            )
-            return cls(**values, faults=faults)
-        except (KeyError, TypeError) as reason:
+            stored = values.pop("faults").items()
+            sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored}
+            return cls(**values, faults=Faults(**sizes))
+        except (AttributeError, KeyError, TypeError) as reason:
             raise ValueError(f"{directory / CONFIG_FILE}: {reason}; is it a quality model's?") from None

@@ -47,11 +47,16 @@ def judge(model: QualityModel, batches: Sequence[Cases]) -> Judged:
         channel = found["channel"].clamp(min=0).unsqueeze(1)
         right = cases.bad.gather(1, channel)[:, 0] & (found["channel"] >= 0)
         named = torch.where(cases.bad.any(1), right.double(), torch.nan)
-        rules = {name: values.double() for name, values in scores(cases).items()}
-        parts.append((cases.reason, 1 - found["quality"].double(), found["reason"], named, rules))
-    truth, suspicion, reason, named = (np.concatenate([part[i].numpy() for part in parts]) for i in range(4))
-    rules = {name: np.concatenate([part[4][name].numpy() for part in parts]) for name in parts[0][4]}
-    return Judged(truth, suspicion, reason, named, rules)
+        rules = {name: values.double().numpy() for name, values in scores(cases).items()}
+        suspicion = 1 - found["quality"].double().numpy()
+        parts.append(Judged(cases.reason.numpy(), suspicion, found["reason"].numpy(), named.numpy(), rules))
+    return Judged(
+        np.concatenate([part.truth for part in parts]),
+        np.concatenate([part.suspicion for part in parts]),
+        np.concatenate([part.reason for part in parts]),
+        np.concatenate([part.named for part in parts]),
+        {name: np.concatenate([part.rules[name] for part in parts]) for name in parts[0].rules},
+    )
 
 
 def figures(judged: Judged, level: float) -> dict[str, float]:
@@ -104,5 +109,5 @@ def auroc(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
     return float((rank[truth].sum() - bad * (bad + 1) / 2) / (good * bad))
 
 
-def _share(values: NDArray[np.generic]) -> float:
+def _share(values: NDArray[np.bool_] | NDArray[np.float64]) -> float:
     return float(np.mean(values)) if len(values) else math.nan

@@ -99,6 +99,10 @@ class Inputs(NamedTuple):
     relations: Tensor
     alive: Tensor
 
+    def to(self, dtype: torch.dtype) -> Inputs:
+        """The same numbers in another precision."""
+        return Inputs(self.signals.to(dtype), self.facts.to(dtype), self.relations.to(dtype), self.alive)
+
 
 def usual(history: History) -> Usual:
     """What is usual, from what is remembered."""

@@ -59,10 +59,10 @@ class QualityModel:
         found = []
         with torch.inference_mode():
             for index in torch.arange(len(windows)).split(part):
-                given, past = (
-                    [moved(t[index], self.device) for t in each] for each in ((times, windows), (memory, limits, seen))
+                when, shown, kept, ends, count = (
+                    moved(tensor[index], self.device) for tensor in (times, windows, memory, limits, seen)
                 )
-                found.append(self._judged(features(*given, History(*past))))
+                found.append(self._judged(features(when, shown, History(kept, ends, count))))
         return {name: torch.cat([each[name] for each in found]).to(windows.device) for name in found[0]}
 
     def _judged(self, given: Inputs) -> dict[str, Tensor]:

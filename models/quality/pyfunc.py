@@ -52,7 +52,7 @@ class Windows:
         at = np.arange(config.memory + config.window + 1)
         rows = np.stack([np.sin(at / 5), np.cos(at / 5), np.sin(at / 3)], -1).astype(np.float32)
         both = np.stack([rows, rows])
-        both[1, -config.window :, 1] = both[1, -config.window, 1]
+        both[1, -config.window :, 1] = 0.1
         return both
 
 

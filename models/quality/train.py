@@ -66,11 +66,11 @@ class Sample:
     @classmethod
     def of(cls, cases: Cases) -> Sample:
         given = features(cases.times, cases.windows, cases.history)
-        return cls(Inputs(*(t.half() for t in given[:3]), given.alive), cases.reason, cases.bad)
+        return cls(given.to(torch.float16), cases.reason, cases.bad)
 
     @property
     def given(self) -> Inputs:
-        return Inputs(*(t.float() for t in self.inputs[:3]), self.inputs.alive)
+        return self.inputs.to(torch.float32)
 
 
 def batches(

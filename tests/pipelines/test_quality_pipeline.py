@@ -108,7 +108,7 @@ def test_another_topic_is_watched_by_settings_alone() -> None:
     lives = fleet.run_to_failure(engines=3, seed=5).drop("rul").sort("cycle", "unit")
     names = ("s2", "s3", "s4", "s7", "s11")
     stuck = pl.col("cycle").is_between(100, 140) & (pl.col("unit") == 2)
-    lives = lives.with_columns(pl.when(stuck).then(550.0).otherwise("s7").alias("s7"))
+    lives = lives.with_columns(pl.when(stuck).then(553.9).otherwise("s7").alias("s7"))
     options = {
         "name": "engines",
         "topic": "sensors.industrial",

@@ -41,7 +41,8 @@ def readings(assets: int, rows: int, *, seed: int, faults: bool = True) -> tuple
     for number in range(assets):
         draw = np.random.default_rng([seed, number, 5])
         name = f"plant-{number:02d}"
-        series = Series.of(name, START + INTERVAL * np.arange(rows), plant(draw, rows, WIDTH), CHANNELS)
+        moments = (START + INTERVAL * np.arange(rows)).astype(np.float64)
+        series = Series.of(name, moments, plant(draw, rows, WIDTH), CHANNELS)
         times, values = series.times.copy(), series.values.copy()
         if faults:
             reason = REASONS[number % len(REASONS)]
@@ -51,8 +52,8 @@ def readings(assets: int, rows: int, *, seed: int, faults: bool = True) -> tuple
             own = tuple(channel for channel, bad in zip(CHANNELS, window.bad, strict=True) if bad)
             found.append(Fault(name, reason, first + 1, first + len(window.times) - 1, own))
         sent = pl.DataFrame(values, schema=list(CHANNELS)).select(pl.all().cast(pl.Float64).fill_nan(None))
-        moments = pl.from_epoch(pl.Series("time", times * 1000).cast(pl.Int64), "ms").dt.replace_time_zone("UTC")
-        tables.append(sent.select(pl.lit(name).alias("asset"), moments, *CHANNELS, pl.int_range(rows).alias("at")))
+        stamps = pl.from_epoch(pl.Series("time", times * 1000).cast(pl.Int64), "ms").dt.replace_time_zone("UTC")
+        tables.append(sent.select(pl.lit(name).alias("asset"), stamps, *CHANNELS, pl.int_range(rows).alias("at")))
     return pl.concat(tables).sort("at", "asset", maintain_order=True).drop("at"), found
 
 
