@@ -1,4 +1,4 @@
-"""A simulated hall: the field, and its estimates from twelve sensors by inverse distances and by the shipped model."""
+"""A simulated hall with about the usual gain: the field, and estimates by inverse distances and by the shipped model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tocsin.models.field.model import load
 from tocsin.models.field.simulation.fields import Simulation
 from tocsin.models.field.simulation.halls import halls
 
-NUMBER, SEED = 10, 31
+NUMBER, SEED = 4, 31
 GAP = 2.0
 
 

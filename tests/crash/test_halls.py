@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import orjson
 import polars as pl
@@ -20,10 +21,10 @@ from tests.crash.harness import Job
 from tests.crash.load import Message
 from tocsin.models.field.model import HALLS
 from tocsin.models.field.simulation.feed import MINUTE_MS, simulate, usual_halls
-from tocsin.pipelines.field import READING
+from tocsin.pipelines.field import READING, pipeline
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
-from tocsin.pipelines.runtime.engine.plan import store_model
+from tocsin.pipelines.runtime.engine.plan import Model, store_model
 from tocsin.pipelines.runtime.engine.replay import replay
 
 pytestmark = pytest.mark.crash
@@ -40,16 +41,17 @@ def test_each_map_picture_alert_and_dead_letter_is_there_once_wherever_the_proce
     job = make_job(
         factory="tocsin.pipelines.field:pipeline",
         partitions=PARTITIONS,
+        halls=_halls(),
         hold=1,
-        band=0.0,  # rings often
+        band=0.0,
         late=f"{LATE_MS}ms",
         silent="9999d",  # the simulated days are long past
         rows=256,
         every="3s",
     )
     job.plan = replace(job.plan, model=store_model(job.lake, HALLS, name="field", version="1"), device="cpu")
-    sent, fallen, at = _messages(rng, minutes=12 + 3 * times), Counter[str](), 0
-    pipeline, share = job.plan.build(job.lake), len(sent) // (times + 1)
+    sent, fallen, at = _messages(rng, minutes=6 + 3 * times), Counter[str](), 0
+    made, share = job.plan.build(job.lake), len(sent) // (times + 1)
     for number in range(times):
         point, worker = POINTS[number % len(POINTS)], job.start()
         if point != "any time":
@@ -67,10 +69,10 @@ def test_each_map_picture_alert_and_dead_letter_is_there_once_wherever_the_proce
     print(f"{fallen.total()} kills: {dict(fallen)}")
     records = job.read(job.topic)
     assert len(records) == len(sent)
-    _see(job, pipeline, records)
+    _see(job, made, records)
 
 
-def _see(job: Job, pipeline: Pipeline, records: Sequence[ConsumerRecord]) -> None:
+def _see(job: Job, made: Pipeline, records: Sequence[ConsumerRecord]) -> None:
     """Check that table, alerts and dead letters follow from these records, each once."""
     came = pl.DataFrame(
         [
@@ -85,9 +87,9 @@ def _see(job: Job, pipeline: Pipeline, records: Sequence[ConsumerRecord]) -> Non
         ],
         infer_schema_length=None,
     )
-    parts = [_whole(pipeline, part) for part in came.partition_by("_partition")]
+    parts = [_whole(made, part) for part in came.partition_by("_partition")]
     expected, got = pl.concat(rows for rows, _ in parts), pl.read_delta(job.lake.uri(job.name))
-    assert len(expected) > 30 and expected["png"].null_count() == 0
+    assert len(expected) > 20 and expected["png"].null_count() == 0
     assert not got.select("hall", "event_time").is_duplicated().any()
     both = (frame.drop("processed_at", "png").sort("hall", "event_time") for frame in (got, expected))
     assert_frame_equal(*both, rel_tol=1e-4, abs_tol=1e-2, check_dtypes=False)
@@ -109,9 +111,18 @@ def _see(job: Job, pipeline: Pipeline, records: Sequence[ConsumerRecord]) -> Non
     assert job.letters() == Counter(letters.select("_partition", "_offset", "_row").rows())
 
 
+def _halls() -> dict[str, dict[str, Any]]:
+    """The plans of the halls. Their levels are what the field usually reaches, so that noise makes them ring often."""
+    readings = pl.concat([simulate(hall, minutes=8, seed=9, spot=False) for hall in usual_halls()])
+    table = readings.sort("time").with_columns(pl.from_epoch("time", "ms")).to_arrow().cast(READING)
+    rows, _ = replay(pipeline({"pictures": False}, Model(HALLS, "1", "cpu")), table)
+    usual = dict(rows.group_by("hall").agg(pl.col("highest").median()).rows())
+    return {hall.name: hall.plan() | {"above": usual[hall.name]} for hall in usual_halls()}
+
+
 def _messages(rng: random.Random, *, minutes: int) -> list[Message]:
     """Readings of four halls, some late by ten seconds, some by two minutes, some of a sensor that nobody knows."""
-    tables = [simulate(hall, minutes=minutes, seed=9) for hall in usual_halls()]
+    tables = [simulate(hall, minutes=minutes, seed=9, spot=False) for hall in usual_halls()]
     rows = pl.concat(tables).sort("time", "hall", "sensor").to_dicts()
     for row in rng.sample(rows, len(rows) // 100):
         row["sensor"] = NOBODY
@@ -124,8 +135,8 @@ def _messages(rng: random.Random, *, minutes: int) -> list[Message]:
     ]
 
 
-def _whole(pipeline: Pipeline, readings: pl.DataFrame) -> tuple[pl.DataFrame, list[Alert]]:
+def _whole(made: Pipeline, readings: pl.DataFrame) -> tuple[pl.DataFrame, list[Alert]]:
     """Return the rows and alerts of readings in one step."""
     schema = pa.schema([*IDENTITY, *READING])
     table = readings.select("_partition", "_offset", "_row", "_timestamp", *READING.names)
-    return replay(pipeline, table.to_arrow().cast(schema), splits=[len(table)])
+    return replay(made, table.to_arrow().cast(schema), splits=[len(table)])
