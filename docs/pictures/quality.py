@@ -21,7 +21,8 @@ def draw(axes: Axes) -> None:
     own = table.filter(pl.col("asset") == fault.asset)
     rows, _ = replay(made, own.to_arrow().cast(made.schema))
     own = own.with_row_index("at").filter(pl.col("at").is_between(fault.first - BEFORE, fault.last + AFTER))
-    verdicts = rows.join(own.select("time", "at"), on="time").sort("at")
+    times = own.select(pl.col("time").dt.cast_time_unit("ms"), "at")
+    verdicts = rows.join(times, on="time").sort("at")
     for channel in CHANNELS:
         values = own[channel]
         spread = (values.max() - values.min()) or 1.0  # type: ignore[operator]
