@@ -1,4 +1,4 @@
-"""A simulated plant with a sensor that is stuck for 32 readings, and the quality of its windows."""
+"""A simulated plant with a sensor that drifts for 32 readings, and the quality of its windows."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tocsin.models.quality.simulation.faulty import CHANNELS, readings
 from tocsin.pipelines.quality import pipeline
 from tocsin.pipelines.runtime import Model, replay
 
-SEED, ROWS, BEFORE, AFTER = 14, 1200, 120, 80
+SEED, ROWS, BEFORE, AFTER = 17, 1200, 120, 80
 
 
 def draw(axes: Axes) -> None:
     table, faults = readings(len(REASONS), ROWS, seed=SEED)
-    fault = next(fault for fault in faults if fault.reason == "stuck")
+    fault = next(fault for fault in faults if fault.reason == "drift")
     made = pipeline({"silent": "9999d"}, Model(PLANTS, "plants", "cpu"))
-    own = table.filter(pl.col("asset") == fault.asset)
+    own = table.filter(pl.col("asset") == fault.asset).with_columns(pl.col("time").dt.cast_time_unit("ms"))
     rows, _ = replay(made, own.to_arrow().cast(made.schema))
     own = own.with_row_index("at").filter(pl.col("at").is_between(fault.first - BEFORE, fault.last + AFTER))
     times = own.select(pl.col("time").dt.cast_time_unit("ms"), "at")
@@ -32,7 +32,7 @@ def draw(axes: Axes) -> None:
             (values - values.min()) / spread + 1.2,
             linewidth=1.6 if bad else 0.6,
             color="tab:red" if bad else "lightgrey",
-            label=f"{channel}, stuck" if bad else None,
+            label=f"{channel}, drifting" if bad else None,
         )
     axes.step(verdicts["at"], verdicts["quality"], where="post", label="quality")
     axes.axvspan(fault.first, fault.last, alpha=0.15, color="tab:red")
