@@ -38,7 +38,7 @@ from tocsin.models.rul.data import Lives, cmapss, lives, read_cmapss, read_cmaps
 from tocsin.models.rul.model import WEIGHTS
 from tocsin.models.rul.model import load as load_rul
 from tocsin.models.rul.split import hold_out
-from tocsin.pipelines.occupancy import Air, Held, OccupancyOptions, Schedules, _grid, readings, sensors
+from tocsin.pipelines.occupancy import Air, Held, OccupancyOptions, _grid, _schedules, readings, sensors
 from tocsin.pipelines.runtime import Pipeline, replay
 from tocsin.pipelines.runtime.stages import Impute, Infer, SlidingWindow
 
@@ -294,7 +294,7 @@ def _f1(
         event_time="time",
         stages=[
             *stages,
-            Air(recording.timezone, Schedules(OccupancyOptions())),
+            Air(recording.timezone, _schedules(OccupancyOptions())),
             SlidingWindow(model.config.window, model.config.features),
             Infer(model),
             Held(model.config.threshold, {}),

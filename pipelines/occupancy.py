@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from tocsin.models.occupancy.plain import local
 from tocsin.pipelines.parts import imputation, trust
 from tocsin.pipelines.parts.bookings import BOOKED, HOLIDAY, Booked
 from tocsin.pipelines.parts.bookings import COLUMNS as COLUMNS_OF_CONTEXT
+from tocsin.pipelines.parts.schedules import Days, Hours, Schedules
 from tocsin.pipelines.runtime import (
     AlertRule,
     Cell,
@@ -49,9 +49,6 @@ from tocsin.pipelines.runtime import (
     replay,
 )
 from tocsin.pipelines.runtime.stages import Inactivity, Infer, Resample, SlidingWindow
-
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-HOURS = re.compile(r"\d\d?:\d\d-\d\d?:\d\d")
 
 READING = pa.schema(
     [
@@ -97,28 +94,6 @@ RESULTS = pa.schema(
 )
 
 
-def _days(text: str) -> set[int]:
-    """The days of "mon-fri" or "mon,wed-thu,sun"; 0 is Monday."""
-    days = set[int]()
-    for part in text.lower().split(","):
-        names = part.strip().split("-")
-        if len(names) > 2:
-            raise ValueError(part)
-        first, last = DAYS.index(names[0]), DAYS.index(names[-1])
-        days |= {day % 7 for day in range(first, (last if last >= first else last + 7) + 1)}
-    return days
-
-
-def _hours(text: str) -> tuple[int, int]:
-    """The minutes of the day of "07:00-19:00"."""
-    begin, end = (int(part[:-3]) * 60 + int(part[-2:]) for part in text.split("-"))
-    if not (HOURS.fullmatch(text) and 0 <= begin < end <= 1440):
-        raise ValueError(text)
-    return begin, end
-
-
-Days = Annotated[str, parsed(_days, "days such as mon-fri")]
-Hours = Annotated[str, parsed(_hours, "hours of one day such as 07:00-19:00")]
 TimeZone = Annotated[str, parsed(ZoneInfo, "a time zone such as Europe/Amsterdam")]
 
 
@@ -200,7 +175,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             *imputation.stages(
                 o.impute, PROPERTIES, pipeline=o.name, model=model, least=0, required=False, fresh=FRESH
             ),
-            Air(o.timezone, Schedules(o)),
+            Air(o.timezone, _schedules(o)),
             SlidingWindow(network.config.window, network.config.features),
             Infer(network),
             Booked(booked=o.booked, free=o.free, holiday=o.holiday),
@@ -260,7 +235,7 @@ def minutes(recording: Recording) -> pl.DataFrame:
     Returns:
         `room`, `time` (ms, a minute's end), `FEATURES` and `READINGS`, NaN where unknown; the local `day`, `hour` and `weekday`.
     """
-    air = Air(recording.timezone, Schedules(OccupancyOptions()))
+    air = Air(recording.timezone, _schedules(OccupancyOptions()))
     frame = _replayed(recording, [air], (*FEATURES, *READINGS), pa.float32())
     timed = frame.select("room", pl.col("event_time").dt.epoch("ms").alias("time"), *FEATURES, *READINGS)
     return local(timed, recording.timezone)
@@ -321,25 +296,6 @@ def _live_scores(results: pl.LazyFrame, counts: pl.LazyFrame) -> pl.DataFrame:
 def readings(recording: Recording) -> pa.Table:
     """A recording's events as the pipeline reads them."""
     return recording.events.select("room", "property", pl.from_epoch("time", "ms"), "value").to_arrow().cast(READING)
-
-
-class Schedules:
-    """When people are expected in each room."""
-
-    def __init__(self, options: OccupancyOptions) -> None:
-        custom = options.rooms.values()
-        hours = [_hours(each) for each in (options.hours, *(room.hours or options.hours for room in custom))]
-        days = [_days(each) for each in (options.days, *(room.days or options.days for room in custom))]
-        self._rooms = pa.array(list(options.rooms), pa.string())
-        self._begin, self._end = np.array(hours).T
-        self._days = np.array([[day in each for day in range(7)] for each in days])
-
-    def at(self, rooms: pa.Array, clock: Clock) -> np.ndarray:
-        """Whether people are expected, `[B] bool`."""
-        which = pc.index_in(rooms, value_set=self._rooms).fill_null(-1).to_numpy() + 1  # the usual one is the first
-        minute = clock.hour * 60
-        hours = (self._begin[which] <= minute) & (minute < self._end[which])
-        return hours & self._days[which, clock.weekday]
 
 
 class Air(Stage):
@@ -418,6 +374,12 @@ class Held(Stage):
             is_occupied[index] = (p >= level) | (occupied[slots] & (p >= RELEASE * level))
             occupied[slots] = is_occupied[index]
         return rows.with_columns({"occupied": pa.array(is_occupied.numpy())})
+
+
+def _schedules(options: OccupancyOptions) -> Schedules:
+    """When people are expected in each room."""
+    rooms = {name: (room.days or options.days, room.hours or options.hours) for name, room in options.rooms.items()}
+    return Schedules((options.days, options.hours), rooms)
 
 
 def _grid(late: str, wait: str = "10min") -> Resample:

@@ -249,11 +249,11 @@ def test_a_model_that_is_none_is_said(tmp_path: Path) -> None:
 
 
 def test_days_are_read_as_people_write_them() -> None:
-    from tocsin.pipelines.occupancy import _days
+    from tocsin.pipelines.parts.schedules import days_of
 
-    assert _days("mon-fri") == {0, 1, 2, 3, 4}
-    assert _days("Sat, sun") == {5, 6}
-    assert _days("fri-mon") == {4, 5, 6, 0}
+    assert days_of("mon-fri") == {0, 1, 2, 3, 4}
+    assert days_of("Sat, sun") == {5, 6}
+    assert days_of("fri-mon") == {4, 5, 6, 0}
 
 
 def test_a_simulated_building_is_a_recording_like_any_other() -> None:
