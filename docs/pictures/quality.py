@@ -18,7 +18,7 @@ def draw(axes: Axes) -> None:
     table, faults = readings(len(REASONS), ROWS, seed=SEED)
     fault = next(fault for fault in faults if fault.reason == "drift")
     made = pipeline({"silent": "9999d"}, Model(PLANTS, "plants", "cpu"))
-    own = table.filter(pl.col("asset") == fault.asset).with_columns(pl.col("time").dt.cast_time_unit("ms"))
+    own = table.filter(pl.col("asset") == fault.asset)
     rows, _ = replay(made, own.to_arrow().cast(made.schema))
     own = own.with_row_index("at").filter(pl.col("at").is_between(fault.first - BEFORE, fault.last + AFTER))
     times = own.select(pl.col("time").dt.cast_time_unit("ms"), "at")

@@ -144,7 +144,15 @@ def defaults() -> dict[str, str]:
             prefix = f"{section}.<name>" if section in named else section
             found[f"{prefix}.{name}"] = f"the pipeline's own, else {text}" if own else text
     levels = {"warning": "none", "critical": "none", "hysteresis": "5", "hold": "1", "jump": "10000", "restart": "none"}
-    levels |= {"by": "rul", "drift": "none", "impute": "off", "site": "none", "period": "none"}
+    levels |= {
+        "by": "rul",
+        "drift": "none",
+        "impute": "off",
+        "site": "none",
+        "period": "none",
+        "quality": "false",
+        "hold_below": "none",
+    }
     return found | {f"pipelines.rul.{name}": default for name, default in levels.items()}
 
 
