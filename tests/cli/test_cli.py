@@ -19,6 +19,7 @@ from kafka import KafkaProducer
 from tests.conftest import ROOT
 from tests.support.background import Background
 from tests.support.forked import Tocsin
+from tests.support.shipped import refusal
 from tests.support.tour import BIN
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.models.rul.simulation.fleet import live
@@ -328,7 +329,7 @@ def test_run_ends_when_another_command_stops_its_pipeline(tocsin: Cli) -> None:
         (["--set", "lake.pth=x", "query", "SELECT 1"], "lake.pth on the command line: expected a setting that exists"),
         (
             ["train", "fraud", "--data", "."],
-            "pipeline fraud: expected one of field, irradiance, occupancy, quality, rul, surprise, touch, got another name",
+            refusal("fraud"),
         ),
         (["alerts", "nothing"], "expected topic alerts.nothing"),
         (["status", "--json"], "Ray at 127.0.0.1:9: expected a cluster"),

@@ -9,20 +9,12 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.support.asyncapi import parsed
+from tests.support.shipped import PIPELINES, refusal
 from tocsin.pipelines.cli.app import app
 
-TOPICS = (
-    "sensors.field",
-    "sensors.industrial",
-    "sensors.occupancy",
-    "sensors.plant",
-    "sensors.weather",
-    "video.egocentric",
-    "video.underwater",
-)
-LABELLED = ("occupancy", "rul", "surprise", "touch")
-IN_CONTEXT = ("occupancy", "rul")
-PIPELINES = ("field", "irradiance", "quality", *LABELLED)
+TOPICS = [shipped.topic for shipped in PIPELINES.values()]
+LABELLED = [name for name, shipped in PIPELINES.items() if shipped.labelled]
+IN_CONTEXT = [name for name, shipped in PIPELINES.items() if shipped.in_context]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +67,5 @@ def test_one_pipeline_from_the_settings_alone(tmp_path: Path, monkeypatch: pytes
 def test_an_unknown_pipeline_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["contracts", "nope"])
-    assert str(done.exception).startswith(
-        "pipeline nope: expected one of field, irradiance, occupancy, quality, rul, surprise, touch"
-    )
+    assert str(done.exception).startswith(refusal("nope"))
     assert not [*tmp_path.iterdir()]

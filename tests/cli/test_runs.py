@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from tocsin.pipelines.cli import cluster, runs
 from tocsin.pipelines.cli.app import app
-from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.declare.errors import Unavailable
 
 
 @pytest.fixture(autouse=True)
@@ -96,13 +96,3 @@ def test_a_ray_that_does_not_answer_ends_the_command_with_one_line() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("tocsin: Ray at x: expected an answer within 0.2 s, got none")
     assert time.monotonic() - started < 30
-
-
-@pytest.mark.parametrize("command", ["run", "up"])
-def test_a_pipeline_that_nobody_declared_is_refused_with_those_there_are(command: str) -> None:
-    reason = CliRunner().invoke(app, [command, "nope", "--shards", "2"]).exception
-    assert isinstance(reason, ConfigError)
-    assert str(reason).startswith(
-        "pipeline nope: expected one of field, irradiance, occupancy, quality, rul, surprise, touch, got another name"
-    )
-    assert runs.active_runs() == []

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.support.shipped import weights
 from tocsin.models.field.inputs import Inputs
 from tocsin.models.field.model import load as load_field
 from tocsin.models.field.pyfunc import Fields
@@ -27,16 +28,6 @@ from tocsin.models.rul.model import load as load_rul
 from tocsin.models.rul.simulation.fleet import run_to_failure
 from tocsin.pipelines.runtime.telemetry.mlflow import resolve_model
 
-SHIPPED = {
-    "rul": "models/rul/weights/fd001",
-    "occupancy": "models/occupancy/weights/offices",
-    "surprise": "models/surprise/weights/dives",
-    "touch": "models/touch/weights/table",
-    "irradiance": "models/irradiance/weights/sites",
-    "quality": "models/quality/weights/plants",
-    "field": "models/field/weights/halls",
-}
-ROOT = Path(__file__).parents[2]
 CURVE = [("loss", 2.0, 0), ("loss", 1.0, 1), ("validation_rmse", 9.0, 1)]
 
 
@@ -54,7 +45,7 @@ def registered(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
     def register_(domain: str, **more: Any) -> str:
         return register(
-            ROOT / SHIPPED[domain],
+            weights(domain),
             name=more.pop("name", domain),
             domain=domain,
             params={"seed": 1, "epochs": 2},
@@ -86,7 +77,7 @@ def test_pyfunc_judges_readings_as_the_model_does(registered: Callable[..., str]
 
 def test_pyfunc_loads_a_model_of_windows_and_predicts_what_it_predicts(registered: Callable[..., str]) -> None:
     version = registered("occupancy")
-    own = load_occupancy(ROOT / SHIPPED["occupancy"], "cpu")
+    own = load_occupancy(weights("occupancy"), "cpu")
     windows = np.random.default_rng(0).normal(size=(3, own.config.window, len(own.config.features)))
     windows = (windows * own.config.scale + own.config.mean).astype(np.float32)
     served = mlflow.pyfunc.load_model(f"models:/occupancy/{version}").predict(windows)
@@ -98,14 +89,14 @@ def test_pyfunc_forecasts_from_hours_as_the_model_does(registered: Callable[...,
     version = registered("irradiance")
     windows = np.abs(np.random.default_rng(0).normal(size=(3, 24, 13))).astype(np.float32)
     served = mlflow.pyfunc.load_model(f"models:/irradiance/{version}").predict(windows)
-    own = load_irradiance(ROOT / SHIPPED["irradiance"], "cpu")(torch.from_numpy(windows))
+    own = load_irradiance(weights("irradiance"), "cpu")(torch.from_numpy(windows))
     for name, wanted in own.items():
         np.testing.assert_allclose(served[name], wanted.numpy(), atol=1e-4)
 
 
 def test_pyfunc_judges_windows_as_the_model_does(registered: Callable[..., str]) -> None:
     version = registered("quality")
-    own = Windows(load_quality(ROOT / SHIPPED["quality"], "cpu"))
+    own = Windows(load_quality(weights("quality"), "cpu"))
     windows = own.example()
     served = mlflow.pyfunc.load_model(f"models:/quality/{version}").predict(windows)
     for name, wanted in own.predict(windows).items():
@@ -114,7 +105,7 @@ def test_pyfunc_judges_windows_as_the_model_does(registered: Callable[..., str])
 
 def test_pyfunc_estimates_fields_as_the_model_does(registered: Callable[..., str]) -> None:
     version = registered("field")
-    own = load_field(ROOT / SHIPPED["field"], "cpu")
+    own = load_field(weights("field"), "cpu")
     given = Fields(own).example()
     served = mlflow.pyfunc.load_model(f"models:/field/{version}").predict(given)
     inputs = Inputs(**{name: torch.from_numpy(values) for name, values in given.items()})
@@ -205,13 +196,13 @@ def test_it_is_deployed_by_alias_and_its_folder_still_loads_without_mlflow(
     name, found, folder = resolve_model(store, "rul@champion")
     assert (name, found) == ("rul", version)
     for file in ("config.json", "model.safetensors"):
-        assert (folder / file).read_bytes() == (ROOT / SHIPPED["rul"] / file).read_bytes()
+        assert (folder / file).read_bytes() == (weights("rul") / file).read_bytes()
 
 
 def test_a_training_whose_model_does_not_load_ends_as_failed_and_registers_nothing(
     registered: Callable[..., str], store: str, tmp_path: Path
 ) -> None:
-    shutil.copytree(ROOT / SHIPPED["rul"], broken := tmp_path / "broken")
+    shutil.copytree(weights("rul"), broken := tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"cut off")
     with pytest.raises(Exception, match=r"(?i)header"):
         register(broken, name="broken", domain="rul", params={}, metrics=[], tracking_uri=store)
