@@ -10,6 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
+from tocsin.models import times
+
 LARGEST = 2.0**128 - 2.0**103
 """A number of this size or more is infinite in float32, in which networks compute."""
 EXACT = 2**53
@@ -73,6 +75,12 @@ class Sheet:
         whole = whole.fill_null(numbers.set(~exact.fill_null(False), None).cast(pl.Int64))
         self.refuse(cells.is_not_null() & whole.is_null(), column, "a whole number", hint)
         return whole
+
+    def times(self, column: str, expected: str = times.EXAMPLE) -> pl.Series:
+        """A column of times, see `tocsin.models.times`, in us since 1970 UTC, Int64."""
+        found = times.read(self.texts(column)).utc
+        self.refuse(found.is_null(), column, expected)
+        return found
 
     def flags(self, column: str) -> pl.Series:
         """A column of flags, Boolean: words, or numbers that mean yes above 0.5; null where empty."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tocsin.models import times as written
 from tocsin.models.folders import named
 
 EVERY = "*"
@@ -20,7 +21,6 @@ FILES = ("context.csv", "context.parquet")
 OPEN = (1 << 43) - 1
 """The end of an interval whose end is not known, ms since the epoch."""
 BITS = 43
-FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
 BEGUN, COMING = 3, 3
 """How many intervals of a kind are near to a moment: the last ones that have begun, and the next ones."""
 
@@ -70,15 +70,11 @@ def milliseconds(times: pl.Series, where: str) -> pl.Series:
     if times.dtype.is_numeric():
         return times.cast(pl.Int64)
     if times.dtype == pl.String:
-        text = times.str.replace(" ", "T").str.replace("Z$", "+00:00")
-        found = text.str.to_datetime(f"{FORMATS[0]}%z", time_unit="ms", time_zone="UTC", strict=False)
-        for format in FORMATS:
-            plain = text.str.to_datetime(format, time_unit="ms", strict=False)
-            found = found.fill_null(plain.dt.replace_time_zone("UTC"))
-        found = found.fill_null(times.cast(pl.Int64, strict=False).cast(pl.Datetime("ms", "UTC")))
+        found = written.read(times).utc // 1000
+        found = found.fill_null(times.cast(pl.Int64, strict=False))
         if (wrong := times.filter(found.is_null() & times.is_not_null() & (times != ""))).len():
             raise ValueError(f"{where}: expected a time such as 2026-03-02T08:00:00Z, got {wrong[0]!r}; correct it")
-        times = found.alias(times.name)
+        return found.alias(times.name)
     return times.dt.epoch("ms")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +47,8 @@ def _readings(file: Path, halls: dict[str, Hall], *, decimal_comma: bool) -> pl.
         pairs = zip(texts["hall"], texts["sensor"], strict=True)
         known = [hall in halls if name == "hall" else pair in places for pair in pairs for hall in pair[:1]]
         sheet.refuse(~pl.Series(known, dtype=pl.Boolean), name, f"a {name} of {PLANS}")
-    time = pl.Series([*map(_moment, texts["time"])], dtype=pl.Int64)
-    sheet.refuse(time.is_null(), "time", "a time such as 2026-06-01T12:00:00Z")
+    counted = texts["time"].str.contains(r"^\d+$").all()
+    time = sheet.integers("time") if counted else sheet.times("time") // 1000
     return pl.DataFrame(
         {"hall": texts["hall"], "sensor": texts["sensor"], "time": time, "value": sheet.numbers("value")},
         schema={"hall": pl.String, "sensor": pl.String, "time": pl.Int64, "value": pl.Float64},
@@ -69,14 +68,3 @@ def scenes(halls: dict[str, Hall], readings: pl.DataFrame) -> tuple[list[Scene],
         places = np.array([hall.sensors[sensor] for sensor in part["sensor"]])
         found.append(Scene(hall, places, part["value"].to_numpy(), 0.0))
     return found, few
-
-
-def _moment(text: str) -> int | None:
-    """A time as people write it, or ms since 1970 UTC; None if it is neither."""
-    if text.isdecimal():
-        return int(text)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

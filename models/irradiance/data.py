@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import math
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -138,16 +137,14 @@ def _plain(file: Path, *, decimal_comma: bool) -> pl.DataFrame:
             f"{file}: expected a file of NSRDB or TMY3, or a table with columns named time and ghi, got no "
             f"{' and no '.join(lacking)} among {', '.join(sheet.cells.columns[:12])}"
         )
-    texts = sheet.texts(found["time"])
-    time = pl.Series([*map(_moment, texts)], dtype=pl.Int64)
-    sheet.refuse(time.is_null(), found["time"], "a time such as 2024-06-01T12:00:00Z")
+    time = sheet.times(found["time"]) // 1000
     columns = {
         name: sheet.numbers(found[name], empty=True)
         if name in found
-        else pl.Series([None] * len(texts), dtype=pl.Float64)
+        else pl.Series([None] * len(time), dtype=pl.Float64)
         for name in COLUMNS[2:]
     }
-    site = sheet.texts(found["site"]) if "site" in found else pl.Series([file.stem] * len(texts), dtype=pl.String)
+    site = sheet.texts(found["site"]) if "site" in found else pl.Series([file.stem] * len(time), dtype=pl.String)
     return _cleaned(pl.DataFrame({"site": site, "time": time, **columns}))
 
 
@@ -191,15 +188,6 @@ def _cleaned(table: pl.DataFrame) -> pl.DataFrame:
     numbers = [*MEASURED]
     valid = [pl.when(pl.col(name) > MISSING, pl.col(name) < 9_000).then(name).alias(name) for name in numbers]
     return table.with_columns(valid).select(COLUMNS)
-
-
-def _moment(text: str) -> int | None:
-    """A time as people write it, in ms since 1970 UTC; None if it is none."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _is_typical(year: pl.Series, month: pl.Series) -> bool:

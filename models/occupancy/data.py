@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from tocsin.models import tables
+from tocsin.models import tables, times
 from tocsin.models.folders import listed
 from tocsin.models.timetable import FILES
 
@@ -38,10 +38,6 @@ _COLUMNS = {
     "rh": "humidity",
     "vent": "ventilation",
 }
-_TIME = (
-    r"^(?<date>\d{4}-\d{1,2}-\d{1,2})[Tt ](?<clock>\d{1,2}:\d\d(?::\d\d(?:[.,]\d+)?)?)"
-    r" ?(?:(?<utc>[Zz]|UTC)|(?<sign>[+-])(?<hours>\d\d)(?::?(?<minutes>\d\d))?)?$"
-)
 _TIMES, _ROOMS = ("time", "date"), ("room", "id")
 MOTION, PHONES, PRESENCE, COUNTS = "motion", "phones", "presence", "counts"
 """What the truth of a recording is: a motion sensor, the number of phones in a network, yes or no, or the number of people."""
@@ -333,25 +329,16 @@ def _kind(sheet: tables.Sheet, column: str | None) -> str:
 def _times(sheet: tables.Sheet, column: str) -> tuple[pl.Series, int | None]:
     """A column's times in ms since 1970, and their smallest offset from UTC in minutes; None if no time has one."""
     cells = sheet.texts(column)
-    parts = cells.str.extract_groups(_TIME).struct.unnest()
-    local = (parts["date"] + " " + parts["clock"]).str.replace(",", ".", literal=True)
-    moments = local.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="ms", strict=False).fill_null(
-        local.str.to_datetime("%Y-%m-%d %H:%M", time_unit="ms", strict=False)
-    )
-    utc = parts["utc"].is_not_null()
-    hours, minutes = (parts[part].cast(pl.Int64).fill_null(0) for part in ("hours", "minutes"))
-    west = (parts["sign"] == "-").fill_null(False).cast(pl.Int64)
-    offsets = (60 * hours + minutes) * (1 - 2 * west)
-    wrong = moments.is_null() | (hours > 14) | (minutes > 59)
-    sheet.refuse(wrong, column, "a time such as 2026-01-31 12:00:00 or 2026-01-31T12:00:00+01:00")
-    has_offset = utc | parts["sign"].is_not_null()
+    found = times.read(cells)
+    sheet.refuse(found.utc.is_null() | ~cells.str.contains(":", literal=True), column, times.EXAMPLE)
+    has_offset = found.offset.is_not_null()
     if has_offset.any():
         sheet.refuse(
             ~has_offset, column, "an offset from UTC, such as Z or +01:00, as other rows have one", "write it in all"
         )
-    zone = offsets.min() if has_offset.any() else None
+    zone = found.offset.min()
     assert zone is None or isinstance(zone, int)
-    return moments.dt.epoch("ms") - 60_000 * offsets, zone
+    return found.utc // 1000, zone
 
 
 def _find_column(columns: Sequence[str], starts: Sequence[str]) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tocsin.models import tables
+from tocsin.models import tables, times
 from tocsin.models.folders import listed
 from tocsin.models.quality.series import Series
 
@@ -21,7 +21,6 @@ NAMES = {
     "time": ("timestamp", "datetime", "date_time", "date", "cycle", "step"),
 }
 """Further names of the two columns, in lower case."""
-FORMS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 
 
 def read(place: Path, *, decimal_comma: bool = False) -> list[Series]:
@@ -78,12 +77,6 @@ def _is_numeric(sheet: tables.Sheet, column: str) -> bool:
 
 def _seconds(sheet: tables.Sheet, column: str) -> pl.Series:
     """The times as numbers; dates as s since the epoch."""
-    cells = sheet.texts(column)
     if _is_numeric(sheet, column):
         return sheet.numbers(column)
-    plain = cells.str.replace(r"(Z|[+-]\d\d:?\d\d)$", "").str.replace("T", " ", literal=True)
-    parsed = pl.select(
-        pl.coalesce(pl.lit(plain).str.to_datetime(form, strict=False, time_unit="us") for form in FORMS)
-    ).to_series()
-    sheet.refuse(parsed.is_null(), column, "a number, or a date and time such as 2024-05-01 12:30:00")
-    return parsed.dt.epoch("us").cast(pl.Float64) / 1e6
+    return sheet.times(column, f"a number, or {times.EXAMPLE}").cast(pl.Float64) / 1e6

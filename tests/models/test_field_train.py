@@ -126,7 +126,7 @@ def test_a_recording_is_a_scene_a_minute_of_the_sensors_that_read(tmp_path: Path
     [
         ("attic,s00,2026-01-01T00:00:00Z,1", "line 2, column 'hall': expected a hall of halls.toml, got 'attic'"),
         ("sim-001,s99,2026-01-01T00:00:00Z,1", "line 2, column 'sensor': expected a sensor of halls.toml, got 's99'"),
-        ("sim-001,s00,noon,1", "line 2, column 'time': expected a time such as 2026-06-01T12:00:00Z, got 'noon'"),
+        ("sim-001,s00,noon,1", "line 2, column 'time': expected a time such as 2026-01-31 12:00:00"),
         ("sim-001,s00,2026-01-01T00:00:00Z,warm", "line 2, column 'value': expected a finite number, got 'warm'"),
     ],
 )

@@ -100,7 +100,10 @@ def test_several_files_of_a_site_are_one_site(tmp_path: Path) -> None:
             "a,b\n1,2\n",
             "expected a file of NSRDB or TMY3, or a table with columns named time and ghi, got no time and no ghi",
         ),
-        ("time,ghi\nyesterday,2\n", "expected a time such as 2024-06-01T12:00:00Z, got 'yesterday'"),
+        (
+            "time,ghi\nyesterday,2\n",
+            "expected a time such as 2026-01-31 12:00:00 or 2026-01-31T12:00:00+01:00, got 'yesterday'",
+        ),
         ("time,ghi\n2024-06-01T12:00:00Z,much\n", "column 'ghi': expected a finite number, got 'much'"),
         (
             NSRDB.format(id=1, latitude="north", longitude=1, zone=0, local=0) + "2019,1,1,0,0,1\n",
