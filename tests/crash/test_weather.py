@@ -5,40 +5,31 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 
 import orjson
 import polars as pl
-import pyarrow as pa
 import pytest
-from kafka.consumer.fetcher import ConsumerRecord
 from polars.testing import assert_frame_equal
 
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import Job
 from tests.crash.load import Message
-from tocsin.models.irradiance.data import COLUMNS
+from tests.crash.readings import killed, rang_once, replayed
 from tocsin.models.irradiance.domain import recorded
 from tocsin.models.irradiance.features import HOUR_MS
 from tocsin.models.irradiance.model import SITES
-from tocsin.pipelines.irradiance import READING
-from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
-from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.plan import store_model
-from tocsin.pipelines.runtime.engine.replay import replay
 
 pytestmark = pytest.mark.crash
 PARTITIONS, LATE_H, NOWHERE = 3, 3, "nowhere"
-POINTS = ("alerts.sent", "alerts.committed", "any time")
-"""Where the process is killed: with an alert half published or just published, or by the clock."""
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_each_forecast_alert_and_dead_letter_is_there_once_wherever_the_process_is_killed(
     make_job: MakeJob, times: int
 ) -> None:
-    rng = random.Random(7)
     job = make_job(
         factory="tocsin.pipelines.irradiance:pipeline",
         partitions=PARTITIONS,
@@ -50,55 +41,20 @@ def test_each_forecast_alert_and_dead_letter_is_there_once_wherever_the_process_
         every="3s",
     )
     job.plan = replace(job.plan, model=store_model(job.lake, SITES, name="irradiance", version="1"), device="cpu")
-    sent, fallen, at = _messages(rng, days=9 + 3 * times), Counter[str](), 0
-    pipeline, share = job.plan.build(job.lake), len(sent) // (times + 1)
-    for number in range(times):
-        point, worker = POINTS[number % len(POINTS)], job.start()
-        if point != "any time":
-            worker.arm(point)
-        job.send(sent[at : (at := at + share)])
-        if point == "any time":
-            time.sleep(rng.uniform(0, 0.5))
-            worker.kill()
-        else:
-            worker.fell(point)
-        fallen[point] += 1
-    worker = job.start()
-    job.send(sent[at:])
-    job.finish(worker)
-    print(f"{fallen.total()} kills: {dict(fallen)}")
-    records = job.read(job.topic)
-    assert len(records) == len(sent)
-    _see(job, pipeline, records)
+    pipeline = job.plan.build(job.lake)
+    _see(job, pipeline, killed(job, _messages(random.Random(7), days=9 + 3 * times), times=times, seed=7))
 
 
-def _see(job: Job, pipeline: Pipeline, records: Sequence[ConsumerRecord]) -> None:
-    """Check that table, alerts and dead letters follow from these records, each once."""
-    came = pl.DataFrame(
-        [
-            {
-                "_partition": r.partition,
-                "_offset": r.offset,
-                "_row": 0,
-                "_timestamp": r.timestamp,
-                **orjson.loads(r.value),
-            }
-            for r in sorted(records, key=lambda r: (r.partition, r.offset))
-        ],
-        infer_schema_length=None,
-    )
-    parts = [_whole(pipeline, part) for part in came.partition_by("_partition")]
-    expected, got = pl.concat(rows for rows, _ in parts), pl.read_delta(job.lake.uri(job.name))
+def _see(job: Job, pipeline: Pipeline, came: pl.DataFrame) -> None:
+    """Check that table, alerts and dead letters follow from these readings, each once."""
+    (expected, alerts), got = replayed(pipeline, came), pl.read_delta(job.lake.uri(job.name))
     assert len(expected) > 1000 and expected["forecast"].null_count() < 20
     assert not got.select("site", "event_time").is_duplicated().any()
     both = (frame.drop("processed_at").sort("site", "event_time") for frame in (got, expected))
     assert_frame_equal(*both, rel_tol=1e-4, abs_tol=1e-2, check_dtypes=False)
 
-    said = [Alert.read(m.headers, m.value) for m in job.read(f"alerts.{job.name}")]
-    rang = Counter((a.rule, a.key, a.transition, a.time) for _, alerts in parts for a in alerts)
-    assert len(rang) > 20
-    assert Counter((a.rule, a.key, a.transition, a.time) for a in said) == rang
-    assert len({a.id for a in said}) == len(said)
+    assert len(alerts) > 20
+    rang_once(job, alerts)
 
     # Without the runtime's code: the readings that are too late, and those of a site that is nowhere.
     reached = pl.col("time").cum_max().shift(1).over("site")
@@ -128,10 +84,3 @@ def _messages(rng: random.Random, *, days: int) -> list[Message]:
         Message(sum(map(ord, rows[i]["site"])) % PARTITIONS, orjson.dumps(rows[i]), [], now, rows[i]["site"].encode())
         for i in order
     ]
-
-
-def _whole(pipeline: Pipeline, readings: pl.DataFrame) -> tuple[pl.DataFrame, list[Alert]]:
-    """Return the rows and alerts of readings in one step."""
-    schema = pa.schema([*IDENTITY, *READING])
-    table = readings.select("_partition", "_offset", "_row", "_timestamp", *COLUMNS)
-    return replay(pipeline, table.to_arrow().cast(schema), splits=[len(table)])
