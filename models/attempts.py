@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from tocsin.models import gate, registry
 from tocsin.models.domain import Trained, Training
 from tocsin.models.imputer.model import Imputer, remove
-from tocsin.models.imputer.train import Outcome
+from tocsin.models.imputer.train import Outcome as Filling
 
 
 class Model(Protocol):
@@ -43,6 +43,51 @@ class Attempt(Generic[M]):
     line: str = ""
 
 
+class Outcome(Protocol):
+    """What the training of one seed came to."""
+
+    @property
+    def model(self) -> Any: ...
+    @property
+    def figures(self) -> Mapping[str, float]: ...
+    @property
+    def score(self) -> float: ...
+
+
+R = TypeVar("R", bound=Outcome)
+Report = Callable[[int, float], None]
+"""Called with each step of a training and its loss."""
+
+
+def each_seed(
+    run: Training,
+    fit: Callable[[int, Report], R],
+    *,
+    steps: int,
+    line: Callable[[dict[str, float]], str],
+    prefix: str = "",
+) -> tuple[dict[int, R], dict[int, Attempt[Any]]]:
+    """Train with each seed, and show how far it is.
+
+    Args:
+        fit: a seed, and what to call in each of `steps` steps -> its outcome.
+        line: figures -> text.
+        prefix: of the figures' names in the curve.
+    """
+    outcomes, attempts = dict[int, R](), dict[int, Attempt[Any]]()
+    for seed in run.seeds:
+        task, curve = run.progress.add_task(f"seed {seed}", total=steps), registry.Curve()
+
+        def report(step: int, loss: float, task: Any = task, curve: registry.Curve = curve) -> None:
+            curve.add(step, loss)
+            run.progress.update(task, completed=step + 1)
+
+        outcomes[seed] = outcome = fit(seed, report)
+        figures = dict(outcome.figures)
+        attempts[seed] = Attempt(outcome.model, outcome.score, curve.end(figures, prefix), figures, line(figures))
+    return outcomes, attempts
+
+
 def keep(
     run: Training,
     attempts: Mapping[int, Attempt[M]],
@@ -54,7 +99,7 @@ def keep(
     lower: bool = False,
     lines: Sequence[str] = (),
     more: Mapping[str, Any] | None = None,
-    imputer: Outcome | Imputer | None = None,
+    imputer: Filling | Imputer | None = None,
 ) -> Trained:
     """Save the best attempt and register it.
 
@@ -72,9 +117,9 @@ def keep(
     seed = gate.best({number: attempt.score for number, attempt in attempts.items()}, lower=lower)
     best = attempts[seed]
     best.model.save(folder)
-    filling = imputer if isinstance(imputer, Outcome) else None
+    filling = imputer if isinstance(imputer, Filling) else None
     if imputer:
-        (imputer.imputer if isinstance(imputer, Outcome) else imputer).save(folder)
+        (imputer.imputer if isinstance(imputer, Filling) else imputer).save(folder)
     else:
         remove(folder)  # an earlier model's
     facts = {"data": " ".join(run.data), "seed": seed, "seeds": " ".join(map(str, attempts))}

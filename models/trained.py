@@ -15,6 +15,31 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
+S = TypeVar("S")
+
+
+class Stored(Generic[S]):
+    """A trained model: weights, and settings.
+
+    Args:
+        config: a dataclass.
+        weights: all that is stored; moved to `device` and set to evaluation mode.
+    """
+
+    def __init__(self, config: S, weights: nn.Module, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self._weights = weights.to(device).eval()
+
+    def save(self, directory: Path) -> None:
+        """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
+        store(self._weights, self.config, directory)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained parameters."""
+        return sum(p.numel() for p in self._weights.parameters())
+
+
 class Config(Protocol):
     """The settings of a model over windows; stored as `config.json`."""
 
@@ -31,7 +56,7 @@ class Config(Protocol):
 C = TypeVar("C", bound=Config)
 
 
-class Trained(Generic[C]):
+class Trained(Stored[C]):
     """A network over standardised windows, with its scaling and settings.
 
     Args:
@@ -47,10 +72,8 @@ class Trained(Generic[C]):
     def __init__(self, config: C, network: nn.Module, device: torch.device, *, attention_width: int) -> None:
         if not config.mean or not config.scale:
             raise ValueError("config has no mean and scale; train the model, or load a trained one")
-        self.config = config
-        self.device = device
+        super().__init__(config, network, device)
         self._attention_width = attention_width
-        self._network = network.to(device).eval()
         self._mean = torch.tensor(config.mean, device=device)
         self._factor = 1 / torch.tensor(config.scale, device=device)
 
@@ -69,17 +92,8 @@ class Trained(Generic[C]):
         windows = moved(windows, self.device)
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda):
             scaled = (windows - self._mean) * self._factor
-            verdict, attention = self._network(scaled)
+            verdict, attention = self._weights(scaled)
             return verdict.float().to(source_device), attention.float().to(source_device)
-
-    def save(self, directory: Path) -> None:
-        """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
-        store(self._network, self.config, directory)
-
-    @property
-    def parameters(self) -> int:
-        """Number of trained parameters."""
-        return sum(p.numel() for p in self._network.parameters())
 
 
 def moved(batch: Tensor, device: torch.device) -> Tensor:

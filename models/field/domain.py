@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tocsin.models.domain import SIM, DecimalComma, Domain, Evaluation, Feed, Option, Trained, Training
 
 if TYPE_CHECKING:
-    from tocsin.models.field.model import FieldModel
     from tocsin.models.field.scenes import Drawn, Scene
-    from tocsin.models.field.train import Outcome
 
 ROWS = 1000
 """Rows in each table of a feed."""
@@ -42,29 +40,21 @@ class Sensors(Domain):
         decimal_comma: DecimalComma = False,
     ) -> Trained:
         """Train on halls, and keep the seed with the least error in halls, or minutes, that are held out."""
-        from tocsin.models import registry
-        from tocsin.models.attempts import Attempt, keep
+        from tocsin.models.attempts import each_seed, keep
         from tocsin.models.field.config import FieldConfig
         from tocsin.models.field.train import Recipe, candidate
         from tocsin.models.field.train import train as fit
 
-        (name, folder), progress = run.place("field"), run.progress
+        name, folder = run.place("field")
         config, recipe = FieldConfig(network=network), Recipe()
         recipe = recipe if steps is None else replace(recipe, steps=steps)
         scenes, held = _sources(run, halls=halls, decimal_comma=decimal_comma)
-        attempts: dict[int, Attempt[FieldModel]] = {}
-        outcomes: dict[int, Outcome] = {}
-        for seed in run.seeds:
-            task, curve = progress.add_task(f"seed {seed}", total=recipe.steps), registry.Curve()
-
-            def report(step: int, loss: float, task: Any = task, curve: registry.Curve = curve) -> None:
-                curve.add(step, loss)
-                progress.update(task, completed=step + 1)
-
-            outcome = fit(scenes, held, config, recipe, seed=seed, progress=report)
-            outcomes[seed] = outcome
-            figures = dict(outcome.figures)
-            attempts[seed] = Attempt(outcome.model, outcome.score, curve.end(figures, ""), figures, _line(figures))
+        outcomes, attempts = each_seed(
+            run,
+            lambda seed, report: fit(scenes, held, config, recipe, seed=seed, progress=report),
+            steps=recipe.steps,
+            line=_line,
+        )
         return keep(
             run,
             attempts,

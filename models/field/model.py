@@ -11,12 +11,12 @@ from tocsin.models.field.config import FieldConfig
 from tocsin.models.field.hall import FEWEST
 from tocsin.models.field.inputs import Inputs
 from tocsin.models.field.network import FieldNetwork
-from tocsin.models.trained import placed, restore, store
+from tocsin.models.trained import Stored, placed, restore
 
 HALLS = Path(__file__).parent / "weights" / "halls"
 
 
-class FieldModel:
+class FieldModel(Stored[FieldConfig]):
     """Estimates fields of halls that it need not have seen; holds network and settings.
 
     Args:
@@ -24,8 +24,8 @@ class FieldModel:
     """
 
     def __init__(self, config: FieldConfig, network: FieldNetwork, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.network = network.to(device).eval()
+        super().__init__(config, network, device)
+        self.network = network
 
     def __call__(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The estimate and its standard deviation, `[B, N] float32` each; NaN for a hall with less than `FEWEST` readings."""
@@ -39,15 +39,6 @@ class FieldModel:
             found = (torch.where(known, each, torch.nan) for each in (estimate, spread * widen.unsqueeze(1)))
             estimate, spread = (each.float().to(inputs.readings.device) for each in found)
         return estimate, spread
-
-    def save(self, directory: Path) -> None:
-        """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
-        store(self.network, self.config, directory)
-
-    @property
-    def parameters(self) -> int:
-        """Number of trained parameters."""
-        return sum(p.numel() for p in self.network.parameters())
 
 
 def load(directory: Path | str = HALLS, device: str = "auto") -> FieldModel:

@@ -12,9 +12,7 @@ from tocsin.models.domain import SIM, DecimalComma, Domain, Evaluation, Feed, Op
 if TYPE_CHECKING:
     import polars as pl
 
-    from tocsin.models.irradiance.model import IrradianceModel
     from tocsin.models.irradiance.samples import Samples
-    from tocsin.models.irradiance.train import Outcome
 
 ROWS = 1000
 """Rows in each table of a feed."""
@@ -51,29 +49,21 @@ class Irradiance(Domain):
         A recorded site is left out once, and a network of the same recipe is judged on it. A single one has no other; then the
         days that are held out judge the seeds.
         """
-        from tocsin.models import registry
-        from tocsin.models.attempts import Attempt, keep
+        from tocsin.models.attempts import each_seed, keep
         from tocsin.models.irradiance.config import IrradianceConfig
         from tocsin.models.irradiance.train import Recipe, candidate
         from tocsin.models.irradiance.train import train as fit
 
-        (name, folder), progress = run.place("irradiance"), run.progress
+        name, folder = run.place("irradiance")
         config, recipe = IrradianceConfig(network=network), Recipe()
         recipe = recipe if steps is None else replace(recipe, steps=steps)
         real, simulated = _sources(run, sites=sites, days=days, decimal_comma=decimal_comma)
-        attempts: dict[int, Attempt[IrradianceModel]] = {}
-        outcomes: dict[int, Outcome] = {}
-        for seed in run.seeds:
-            task, curve = progress.add_task(f"seed {seed}", total=recipe.steps), registry.Curve()
-
-            def report(step: int, loss: float, task: Any = task, curve: registry.Curve = curve) -> None:
-                curve.add(step, loss)
-                progress.update(task, completed=step + 1)
-
-            outcome = fit(real, simulated, config, recipe, seed=seed, progress=report)
-            outcomes[seed] = outcome
-            figures = dict(outcome.figures)
-            attempts[seed] = Attempt(outcome.model, outcome.score, curve.end(figures, ""), figures, _line(figures))
+        outcomes, attempts = each_seed(
+            run,
+            lambda seed, report: fit(real, simulated, config, recipe, seed=seed, progress=report),
+            steps=recipe.steps,
+            line=_line,
+        )
         return keep(
             run,
             attempts,

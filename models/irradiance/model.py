@@ -12,7 +12,7 @@ from tocsin.models.irradiance.features import MOST, RAW
 from tocsin.models.irradiance.inputs import column
 from tocsin.models.irradiance.interval import Interval
 from tocsin.models.irradiance.network import IrradianceNetwork
-from tocsin.models.trained import moved, placed, restore, store
+from tocsin.models.trained import Stored, moved, placed, restore
 
 OUTPUTS = ("forecast", "forecast_low", "forecast_high", "ramp", "persistence", "clear_ahead")
 """The mean irradiance of the next hour and the ends of its interval, whether it is a ramp, what smart persistence forecasts, and
@@ -29,7 +29,7 @@ class Parts(nn.Module):
         self.interval = Interval()
 
 
-class IrradianceModel:
+class IrradianceModel(Stored[IrradianceConfig]):
     """Forecasts from windows of hours; holds networks and settings.
 
     Args:
@@ -37,8 +37,8 @@ class IrradianceModel:
     """
 
     def __init__(self, config: IrradianceConfig, parts: Parts, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.parts = parts.to(device).eval()
+        super().__init__(config, parts, device)
+        self.parts = parts
 
     def __call__(self, window: Tensor) -> dict[str, Tensor]:
         """Forecast a batch.
@@ -75,15 +75,6 @@ class IrradianceModel:
         found = {name: values.float().to(window.device) for name, values in found.items()}
         found |= {"persistence": clearness.clamp(0, MOST) * lit, "clear_ahead": lit}
         return {name: torch.where(known, values, torch.nan) for name, values in found.items()}
-
-    def save(self, directory: Path) -> None:
-        """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
-        store(self.parts, self.config, directory)
-
-    @property
-    def parameters(self) -> int:
-        """Number of trained parameters."""
-        return sum(p.numel() for p in self.parts.parameters())
 
 
 def load(directory: Path | str = SITES, device: str = "auto") -> IrradianceModel:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tocsin.models.domain import SIM, DecimalComma, Domain, Evaluation, Feed, Option, Trained, Training
 
 if TYPE_CHECKING:
-    from tocsin.models.quality.model import QualityModel
     from tocsin.models.quality.series import Series
-    from tocsin.models.quality.train import Outcome
 
 ROWS = 1000
 """Rows in each table of a feed."""
@@ -47,31 +45,24 @@ class Quality(Domain):
 
         The last part of each recording is held out: it judges the seeds, and sets the level below which a window is bad.
         """
-        from tocsin.models import registry
-        from tocsin.models.attempts import Attempt, keep
+        from tocsin.models.attempts import each_seed, keep
         from tocsin.models.quality.config import QualityConfig
         from tocsin.models.quality.train import Recipe, candidate
         from tocsin.models.quality.train import train as fit
 
-        (name, folder), progress = run.place("quality"), run.progress
+        name, folder = run.place("quality")
         config, recipe = QualityConfig(), Recipe()
         recipe = recipe if steps is None else replace(recipe, steps=steps)
         real, simulated = list[Any](), list[Any]()
         for source in run.data:
             (simulated if source == SIM else real).append(recorded(source, plants, decimal_comma=decimal_comma))
-        attempts: dict[int, Attempt[QualityModel]] = {}
-        outcomes: dict[int, Outcome] = {}
-        for seed in run.seeds:
-            task, curve = progress.add_task(f"seed {seed}", total=recipe.steps), registry.Curve()
-
-            def report(step: int, loss: float, task: Any = task, curve: registry.Curve = curve) -> None:
-                curve.add(step, loss)
-                progress.update(task, completed=step + 1)
-
-            outcome = fit(real, simulated, config, recipe, seed=seed, progress=report)
-            outcomes[seed], figures = outcome, dict(outcome.figures)
-            curves = curve.end(figures, "validation_")
-            attempts[seed] = Attempt(outcome.model, figures["auroc"], curves, figures, _line(figures))
+        outcomes, attempts = each_seed(
+            run,
+            lambda seed, report: fit(real, simulated, config, recipe, seed=seed, progress=report),
+            steps=recipe.steps,
+            line=_line,
+            prefix="validation_",
+        )
         return keep(
             run,
             attempts,

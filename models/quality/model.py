@@ -11,14 +11,14 @@ from tocsin.models.quality.config import QualityConfig
 from tocsin.models.quality.faults import REASONS
 from tocsin.models.quality.features import SIGNALS, History, Inputs, features
 from tocsin.models.quality.network import QualityNetwork
-from tocsin.models.trained import moved, placed, restore, store
+from tocsin.models.trained import Stored, moved, placed, restore
 
 PLANTS = Path(__file__).parent / "weights" / "plants"
 CELLS = 400_000
 """Numbers that one comparison with the memory may hold: more windows are judged in parts."""
 
 
-class QualityModel:
+class QualityModel(Stored[QualityConfig]):
     """Judges windows; holds network and settings.
 
     Args:
@@ -26,8 +26,8 @@ class QualityModel:
     """
 
     def __init__(self, config: QualityConfig, network: QualityNetwork, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.network = network.to(device).eval()
+        super().__init__(config, network, device)
+        self.network = network
 
     def __call__(
         self, times: Tensor, windows: Tensor, memory: Tensor, limits: Tensor, seen: Tensor
@@ -73,15 +73,6 @@ class QualityModel:
         lost = given.signals[..., SIGNALS.index("missing")].amax(-1).gather(1, at.unsqueeze(1))[:, 0] > 0
         nobody = (reason == REASONS.index("clock")) | ((reason == REASONS.index("drop-out")) & ~lost)
         return {"quality": window.softmax(-1)[:, 0], "reason": reason, "channel": at.masked_fill(nobody, -1)}
-
-    def save(self, directory: Path) -> None:
-        """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
-        store(self.network, self.config, directory)
-
-    @property
-    def parameters(self) -> int:
-        """Number of trained parameters."""
-        return sum(p.numel() for p in self.network.parameters())
 
 
 def load(directory: Path | str = PLANTS, device: str = "auto") -> QualityModel:

@@ -167,6 +167,11 @@ class Outcome:
     figures: Mapping[str, float]
     held: Sequence[Sequence[Cases]]
 
+    @property
+    def score(self) -> float:
+        """The area by which seeds are chosen."""
+        return self.figures["auroc"]
+
 
 def train(
     sites: Sequence[Site],
@@ -209,7 +214,7 @@ def candidate(outcome: Outcome, folder: Path) -> Candidate:
     return Candidate(
         measure="validation AUROC",
         lower=False,
-        score=outcome.figures["auroc"],
+        score=outcome.score,
         outputs=lambda: [load(folder, "cpu")(c.times, c.windows, *c.history)["quality"] for c in outcome.held[0]],
         against=lambda other: (score(outcome.model), score(load(other, "cpu"))),
     )
