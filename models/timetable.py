@@ -91,30 +91,31 @@ class Timetable:
         self._width = 3 + len(numbers)
         self._kinds = [_Kind(table.filter(pl.col("kind") == kind), numbers) for kind in kinds]
 
-    def near(self, assets: pl.Series, times: NDArray[np.int64], *, reach: float) -> Tensor:
+    def near(self, assets: pl.Series, times: NDArray[np.int64], *, unit: float, horizon: float) -> Tensor:
         """The intervals near to each asset's time: of each kind the last `BEGUN` that have begun and the next `COMING`.
 
-        Those that ended more than `reach` ago, or begin later than in `reach`, count as absent. An asset has its own and those of
-        `EVERY`.
+        Those that ended more than `horizon` ago, or begin later than in `horizon`, count as absent. An asset has its own and those
+        of `EVERY`.
 
         Args:
             assets: `[B]` names.
             times: `[B]`, ms since the epoch.
-            reach: ms.
+            unit: ms in one unit of `horizon` and of the result.
 
         Returns:
-            `[B, S, 3 + N] float64`: beginning and end in ms from the row's time on, number of the kind, numbers. Absent ones begin
-            and end at infinity.
+            `[B, S, 3 + N] float32`: beginning and end from the row's time on, number of the kind, numbers. Absent ones begin and
+            end at infinity.
         """
         found = np.zeros((len(times), len(self._kinds), BEGUN + COMING, self._width))
         for number, kind in enumerate(self._kinds):
             begin, end, numbers = kind.near(assets, times)
-            is_absent = (end < -reach) | (begin > reach)
+            begin, end = begin / unit, end / unit
+            is_absent = (end < -horizon) | (begin > horizon)
             found[:, number, :, 0] = np.where(is_absent, np.inf, begin)
             found[:, number, :, 1] = np.where(is_absent, np.inf, end)
             found[:, number, :, 2] = number
             found[:, number, :, 3:] = np.where(is_absent[..., None], 0, numbers)
-        return torch.from_numpy(found).flatten(1, 2)
+        return torch.from_numpy(found).flatten(1, 2).float()
 
 
 class _Kind:

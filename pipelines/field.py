@@ -46,6 +46,8 @@ LARGEST = 1e6
 """A value of this size or more is no reading."""
 MOST = 64
 """Readings of a sensor in open minutes."""
+SEPARATOR = "\0"
+"""Between a hall's name and a sensor's."""
 EXTREMES = ("highest", "lowest")
 RESULTS = pa.schema(
     [
@@ -204,16 +206,22 @@ class Placed(Stage):
 
     def __init__(self, name: str, halls: Sequence[Hall]) -> None:
         self._name = name
-        self._halls = {hall.name: {sensor: _property(at) for at, sensor in enumerate(hall.sensors)} for hall in halls}
+        self._halls = {hall.name: [*hall.sensors] for hall in halls}
+        properties = {
+            f"{hall}{SEPARATOR}{sensor}": _property(at)
+            for hall, names in self._halls.items()
+            for at, sensor in enumerate(names)
+        }
+        self._known, self._properties = pa.array(properties.keys()), pa.array(properties.values())
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        halls, sensors = (rows.table.column(name).to_pylist() for name in ("hall", "sensor"))
-        found = [self._halls.get(hall, {}).get(sensor) for hall, sensor in zip(halls, sensors, strict=True)]
-        known = np.array([name is not None for name in found], bool)
+        halls, sensors = (rows.table.column(name) for name in ("hall", "sensor"))
+        found = pc.index_in(pc.binary_join_element_wise(halls, sensors, SEPARATOR), value_set=self._known)
+        known = torch.from_numpy(found.is_valid().to_numpy(zero_copy_only=False))
         if not known.all():
-            lines = [self._unknown(halls[at], sensors[at]) for at in np.flatnonzero(~known)]
-            ctx.refuse(rows.keep(torch.from_numpy(~known)), stage="placed", error="UnknownSensor", messages=lines)
-        rows = rows.with_columns({"property": pa.array(found, pa.string())}).keep(torch.from_numpy(known))
+            lines = [self._unknown(halls[at].as_py(), sensors[at].as_py()) for at in (~known).nonzero()[:, 0].tolist()]
+            ctx.refuse(rows.keep(~known), stage="placed", error="UnknownSensor", messages=lines)
+        rows = rows.with_columns({"property": self._properties.take(found)}).keep(known)
         values = rows.column("value").double().numpy()
         fits = np.abs(values) < LARGEST
         if not fits.all():
@@ -225,8 +233,8 @@ class Placed(Stage):
         section = f'[pipelines.{self._name}.halls."{hall}"]'
         if hall not in self._halls:
             return f"expected a hall among {', '.join(self._halls)}, got {hall!r}; set {section}"
-        names = [*self._halls[hall]]
-        return f"expected a sensor of hall {hall!r}, such as {', '.join(names[:3])}, got {sensor!r}; set its place in {section}"
+        names = ", ".join(self._halls[hall][:3])
+        return f"expected a sensor of hall {hall!r}, such as {names}, got {sensor!r}; set its place in {section}"
 
 
 class Readings(Stage):

@@ -273,8 +273,7 @@ def _slots(table: pl.DataFrame, config: RulConfig, intervals: pl.DataFrame | Non
         raise ValueError("expected a config with a period, got none; train the model, or set it")
     timetable = Timetable(intervals, kinds=config.context, numbers=config.context_numbers)
     assets, unit = table[config.key].cast(pl.String), 1000 * config.period
-    near = timetable.near(assets, table[config.time].to_numpy(), reach=unit * config.horizon)
-    return torch.cat([near[..., :2] / unit, near[..., 2:]], dim=-1).float()
+    return timetable.near(assets, table[config.time].to_numpy(), unit=unit, horizon=config.horizon)
 
 
 def _find(directory: Path, name: str) -> Path:

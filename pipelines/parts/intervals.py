@@ -41,8 +41,8 @@ class Nearby(Stage):
             self._timetable = Timetable(table, kinds=self._kinds, numbers=self._numbers)
             self._version = known.version
         assets = pl.Series(rows.table.column(ctx.key).cast(pa.string()))
-        near = self._timetable.near(assets, ctx.times(rows).numpy(), reach=self._unit * self._horizon)
-        return rows.with_tensors(slots=torch.cat([near[..., :2] / self._unit, near[..., 2:]], dim=-1).float())
+        slots = self._timetable.near(assets, ctx.times(rows).numpy(), unit=self._unit, horizon=self._horizon)
+        return rows.with_tensors(slots=slots)
 
 
 EMPTY = pl.DataFrame(schema={"asset": pl.String, "kind": pl.String, "from": pl.Int64, "to": pl.Int64})

@@ -21,7 +21,7 @@ def near(
 ) -> set[tuple[float, ...]]:
     """The intervals near to an asset's time, each as beginning, end, kind and load."""
     timetable = Timetable(pl.DataFrame(rows, SCHEMA, orient="row"), kinds=KINDS, numbers=["load"])
-    found = timetable.near(pl.Series([asset]), np.array([time]), reach=reach)[0]
+    found = timetable.near(pl.Series([asset]), np.array([time]), unit=1, horizon=reach)[0]
     assert found.shape == (len(KINDS) * (BEGUN + COMING), 4)
     return {tuple(slot.tolist()) for slot in found if not slot[0].isinf()}
 
@@ -41,7 +41,7 @@ def test_it_finds_the_last_that_began_and_the_next_of_each_kind(seed: int) -> No
                 begun, coming = ([r for r in own if (r[2] <= time) == is_begun] for is_begun in (True, False))
                 for _, _, begin, end, load in [*begun[-BEGUN:], *coming[:COMING]]:
                     if end - time >= -300 and begin - time <= 300:
-                        expected.add((begin - time, end - time, number, load or 0))
+                        expected.add((*np.float32([begin - time, end - time]).tolist(), number, load or 0))
             assert near(rows, asset, time, 300) == expected
 
 

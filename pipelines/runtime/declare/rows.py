@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 MS, US = pa.timestamp("ms", tz="UTC"), pa.timestamp("us", tz="UTC")
+
+
+class Layout(NamedTuple):
+    """Places of rows, see `Groups.laid_out`.
+
+    Attributes:
+        length: P, their number.
+        begins: `[K]`, where each group begins.
+        old: `[K, past]`, of its past rows. new: `[B]`, of the sorted rows.
+    """
+
+    length: int
+    begins: Tensor
+    old: Tensor
+    new: Tensor
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,27 @@ class Groups:
         order = torch.argsort(slots, stable=True)
         unique, lengths = torch.unique_consecutive(slots[order], return_counts=True)
         return cls(order, unique, torch.cumsum(lengths, 0) - lengths, lengths)
+
+    @cached_property
+    def ranks(self) -> Tensor:
+        """`[B]`, the number of each sorted row in its group, from 0."""
+        return torch.arange(len(self.order)) - self.each(self.starts)
+
+    def each(self, values: Tensor) -> Tensor:
+        """A value of each group, `[K, ...]`, for each sorted row, `[B, ...]`."""
+        return values.repeat_interleave(self.lengths, 0)
+
+    def unsorted(self, values: Tensor) -> Tensor:
+        """Values of the sorted rows, `[B, ...]`, in the order of arrival."""
+        out = torch.empty_like(values)
+        out[self.order] = values
+        return out
+
+    def laid_out(self, past: int) -> Layout:
+        """Places for the rows of all groups in a row, before each group's its `past` last ones."""
+        begins = self.starts + past * torch.arange(len(self.slots))
+        old = begins.unsqueeze(1) + torch.arange(past)
+        return Layout(len(self.order) + old.numel(), begins, old, self.each(begins) + past + self.ranks)
 
     def running_max(self, values: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """The running maximum before each row, `[B]`, and at each group's end, `[K]`.
@@ -140,7 +176,7 @@ class Rows:
     def rounds(self) -> list[Tensor]:
         """Row indices in rounds, for recurrent models: each key at most once a round, in arrival order."""
         g = self.groups()
-        rank = torch.arange(len(self)) - torch.repeat_interleave(g.starts, g.lengths)
+        rank = g.ranks
         by_rank = torch.argsort(rank, stable=True)
         return list(torch.split(g.order[by_rank], torch.bincount(rank).tolist())) if len(self) else []
 

@@ -86,14 +86,10 @@ def before_each(g: Groups, values: Tensor, counts: Tensor, start: Tensor) -> Ten
     index = torch.arange(n)
     last = torch.where(counts, index, -1).cummax(0).values
     last = torch.cat([last.new_full((1,), -1), last[:-1]])
-    first = torch.repeat_interleave(g.starts, g.lengths)
-    initial = torch.repeat_interleave(start, g.lengths)
-    return torch.where(last >= first, values[last.clamp(min=0)], initial)
+    return torch.where(last >= g.each(g.starts), values[last.clamp(min=0)], g.each(start))
 
 
 def segments(g: Groups, cuts: Tensor) -> Tensor:
     """For each row, the number of cuts since its key's first row, `[B]` int64 in the rows' original order."""
     totals = cuts.long().cumsum(0)
-    out = torch.empty_like(totals)
-    out[g.order] = totals - torch.repeat_interleave(totals[g.starts], g.lengths)
-    return out
+    return g.unsorted(totals - g.each(totals[g.starts]))

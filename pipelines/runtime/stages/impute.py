@@ -154,20 +154,18 @@ class Impute(Stage):
     def _remember(self, rows: Rows, values: Tensor, state: Stores) -> tuple[_Windows, Tensor, Tensor]:
         """The rows' windows, the last known value of each column and its age, `[B, C]`, all in the order of the rows."""
         past, g = self._window - 1, rows.groups()
-        begin = g.starts + past * torch.arange(len(g.slots))  # of each group: its `past` rows, then its new ones
-        rank = torch.arange(len(rows)) - torch.repeat_interleave(g.starts, g.lengths)
-        at = torch.repeat_interleave(begin, g.lengths) + past + rank
-        layout = torch.empty(len(rows) + past * len(g.slots), values.shape[1], dtype=self._dtype)
+        length, begins, old, at = g.laid_out(past)
+        layout = torch.empty(length, values.shape[1], dtype=self._dtype)
         if past:
-            layout[(begin[:, None] + torch.arange(past)).flatten()] = state.cell("past")[g.slots].flatten(0, 1)
+            layout[old] = state.cell("past")[g.slots]
         layout[at] = values[g.order]
-        first = torch.repeat_interleave(begin, g.lengths)  # the first place that a row may look back to
+        first = g.each(begins)  # the first place that a row may look back to
         is_cut = self._restarts(rows, g, first, at, state) if self._counter else torch.zeros(len(at), dtype=torch.bool)
 
         place = torch.where(layout.isnan(), -1, torch.arange(len(layout)).unsqueeze(1)).cummax(0).values[at]
         is_near = place >= first.unsqueeze(1)
-        before = torch.repeat_interleave(state.cell("carried")[g.slots], g.lengths, 0)
-        waited = torch.repeat_interleave(state.cell("age")[g.slots], g.lengths, 0) + rank.unsqueeze(1) + 1
+        before = g.each(state.cell("carried")[g.slots])
+        waited = g.each(state.cell("age")[g.slots]) + g.ranks.unsqueeze(1) + 1
         is_far = is_cut.unsqueeze(1) | before.isnan()
         carried = torch.where(is_near, layout.gather(0, place.clamp(min=0)), before.masked_fill(is_far, torch.nan))
         age = torch.where(is_near, (at.unsqueeze(1) - place).float(), waited.masked_fill(is_far, FAR)).clamp(max=FAR)
@@ -179,9 +177,8 @@ class Impute(Stage):
             newest = layout[kept.flatten()].unflatten(0, kept.shape)
             newest[kept < first[last].unsqueeze(1)] = torch.nan
             state.cell("past")[g.slots] = newest
-        back = torch.empty_like(g.order)
-        back[g.order] = torch.arange(len(back))
-        return _Windows(layout, at[back], first[back], self._window), carried[back], age[back]
+        windows = _Windows(layout, g.unsorted(at), g.unsorted(first), self._window)
+        return windows, g.unsorted(carried), g.unsorted(age)
 
     def _restarts(self, rows: Rows, g: Groups, first: Tensor, at: Tensor, state: Stores) -> Tensor:
         """Move `first` to the last restart of each row's counter, in the groups' order; returns which rows follow one."""

@@ -124,17 +124,15 @@ class Quality(Stage):
         verdicts = self._verdicts(laid, state)
         quality, reason, channel, own = _spread(laid, verdicts, state)
         laid.keep(state)
-        back = torch.empty_like(g.order)
-        back[g.order] = torch.arange(len(back))
-        marked = self._marked(rows, quality[back], reason[back], channel[back])
-        return marked.keep(own[back]) if self._sparse else marked
+        marked = self._marked(rows, *map(g.unsorted, (quality, reason, channel)))
+        return marked.keep(g.unsorted(own)) if self._sparse else marked
 
     def _verdicts(self, laid: _Laid, state: Stores) -> _Verdicts:
         """Judge each window that ends in these rows; a key's windows in turn, as they change what is trusted."""
         due = (laid.count % self._every == 0).nonzero()[:, 0]
         verdicts = _Verdicts.none(due)
         block = (laid.count - 1) // self._window
-        turn = block - block[laid.g.starts].repeat_interleave(laid.g.lengths)
+        turn = block - laid.g.each(block[laid.g.starts])
         turns = turn[due]
         for number in range(int(turns.max()) + 1 if len(due) else 0):
             index = (turns == number).nonzero()[:, 0]
@@ -263,18 +261,12 @@ class _Laid:
 
     def __init__(self, g: Groups, times: Tensor | None, readings: Tensor, state: Stores, *, past: int) -> None:
         self.g, self._past = g, past
-        self.slots = g.slots.repeat_interleave(g.lengths)
-        rank = torch.arange(len(g.order)) - g.starts.repeat_interleave(g.lengths)
-        self.count = state.cell("rows")[g.slots].repeat_interleave(g.lengths) + rank + 1
-        begin = g.starts + past * torch.arange(len(g.slots))
-        self._at = begin.repeat_interleave(g.lengths) + past + rank
-        old = (begin.unsqueeze(1) + torch.arange(past)).flatten()
-        self._readings = torch.empty(len(g.order) + past * len(g.slots), readings.shape[1])
-        self._times = torch.empty(len(self._readings), dtype=torch.float64)
-        self._readings[old], self._times[old] = (
-            state.cell("past")[g.slots].flatten(0, 1),
-            state.cell("times")[g.slots].flatten(),
-        )
+        self.slots = g.each(g.slots)
+        self.count = g.each(state.cell("rows")[g.slots]) + g.ranks + 1
+        length, _, old, self._at = g.laid_out(past)
+        self._readings = torch.empty(length, readings.shape[1])
+        self._times = torch.empty(length, dtype=torch.float64)
+        self._readings[old], self._times[old] = state.cell("past")[g.slots], state.cell("times")[g.slots]
         self._readings[self._at] = readings[g.order]
         self._times[self._at] = self.count.double() if times is None else times[g.order]
 
@@ -303,10 +295,10 @@ def _spread(laid: _Laid, verdicts: _Verdicts, state: Stores) -> tuple[Tensor, Te
     before = torch.cat([torch.zeros(1, dtype=torch.int64), own.long().cumsum(0)])[
         g.starts
     ]  # verdicts of earlier groups
-    is_new = latest >= before.repeat_interleave(g.lengths)
+    is_new = latest >= g.each(before)
     found = []
     for name in COLUMNS:
-        stored, new = state.cell(name)[g.slots].repeat_interleave(g.lengths), getattr(verdicts, name)
+        stored, new = g.each(state.cell(name)[g.slots]), getattr(verdicts, name)
         values = torch.where(is_new, new[latest.clamp(min=0)], stored) if len(new) else stored
         state.cell(name)[g.slots] = values[g.starts + g.lengths - 1]
         found.append(values)

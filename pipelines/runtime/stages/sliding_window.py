@@ -52,23 +52,21 @@ class SlidingWindow(Stage):
         if not len(rows):
             return rows.with_tensors(**{self._name: torch.empty(0, self._length, width)})
         g = rows.groups()
-        # Lay out each group as its `past` rows, then its new ones, [P]; then slide over it.
+        # Slide over each group's past rows and its new ones, [P].
         tail, count = ring_buffer.tail(g.slots)
-        rank = torch.arange(len(rows)) - torch.repeat_interleave(g.starts, g.lengths)
-        base = g.starts + past * torch.arange(len(g.slots))
-        layout = torch.empty(len(rows) + past * len(g.slots), width)
-        layout.index_copy_(0, (base[:, None] + torch.arange(past)).flatten(), tail.flatten(0, 1))
-        at_row = torch.repeat_interleave(base, g.lengths) + past + rank
-        layout.index_copy_(0, at_row, torch.from_numpy(values).index_select(0, g.order))
-        newest = (base + g.lengths)[:, None] + torch.arange(past)
-        before = torch.repeat_interleave(count, g.lengths) + rank
+        places = g.laid_out(past)
+        layout = torch.empty(places.length, width)
+        layout.index_copy_(0, places.old.flatten(), tail.flatten(0, 1))
+        layout.index_copy_(0, places.new, torch.from_numpy(values).index_select(0, g.order))
+        newest = places.old + g.lengths[:, None]
+        before = g.each(count) + g.ranks
         if self._counter:
             before -= self._before_restart(positions(rows.table.column(self._counter))[g.order], g, before, state)
         count = before[g.starts + g.lengths - 1] + 1
         ring_buffer.replace(g.slots, layout.index_select(0, newest.flatten()).unflatten(0, newest.shape), count)
         is_passed = torch.ones_like(before, dtype=torch.bool) if self._padded else before >= past
         chosen, order = g.order[is_passed].sort()
-        starts = at_row[is_passed][order] - past
+        starts = places.new[is_passed][order] - past
         windows = (
             layout.unfold(0, self._length, 1).transpose(1, 2).index_select(0, starts)
             if len(starts)
@@ -86,8 +84,7 @@ class SlidingWindow(Stage):
         previous[g.starts] = last[g.slots]
         last[g.slots] = counter[g.starts + g.lengths - 1]
         restart = torch.where(counter < previous, torch.arange(len(counter)), -1).cummax(0).values
-        first = torch.repeat_interleave(g.starts, g.lengths)
-        return torch.where(restart >= first, before[restart.clamp(min=0)], 0)
+        return torch.where(restart >= g.each(g.starts), before[restart.clamp(min=0)], 0)
 
     def _values(self, rows: Rows, ctx: StepContext) -> tuple[Rows, np.ndarray]:
         """The rows that float32 can hold, and their columns, `[B, C]` float32."""
