@@ -75,36 +75,33 @@ class Sensors(Domain):
         decimal_comma: DecimalComma = False,
     ) -> Evaluation:
         """Estimate the field at places without a sensor; in a recording, at a quarter of its sensors, which are hidden."""
-        from tocsin.models.field.evaluate import IDW, coverage, ratio, rmse
+        import torch
+
+        from tocsin.models.field.evaluate import IDW, figures, ratio, rmse
         from tocsin.models.field.hall import KINDS
         from tocsin.models.field.model import load
         from tocsin.models.field.train import together
 
         drawn, few = _judged(data, halls=halls, seed=TEST, decimal_comma=decimal_comma)
         model = load(folder, "cpu")
+        found, truth, kind = together(drawn, model)
         parts: dict[str, Mapping[str, float]] = {}
         lines = []
-        for count, part in drawn.items():
-            found, truth, kind = together({count: part}, model)
-            reference = rmse(found[IDW], truth, kind)
-            figures = rmse(found["model"], truth, kind)
-            figures = {**figures, "ratio": ratio(figures, reference)}
-            figures["coverage"] = coverage(found["model"], found["spread"], truth)
+        sizes = [len(each.truth) for each in drawn.values()]
+        for count, rows in zip(drawn, torch.arange(len(truth)).split(sizes), strict=True):
             label = f"{count} sensors" if count else "sensors hidden"
-            parts[label] = figures
-            lines.append(f"{label}: " + ", ".join(f"{name} {value:.2f}" for name, value in figures.items()))
-        found, truth, kind = together(drawn, model)
-        spread = found.pop("spread")
-        each = {name: rmse(estimate, truth, kind) for name, estimate in found.items()}
-        each = {name: {**figures, "ratio": ratio(figures, each[IDW])} for name, figures in each.items()}
-        figures = each.pop("model")
+            parts[label] = figures({name: values[rows] for name, values in found.items()}, truth[rows], kind[rows])
+            lines.append(f"{label}: " + ", ".join(f"{name} {value:.2f}" for name, value in parts[label].items()))
+        plain = [name for name in found if name not in ("model", "spread")]
+        scored = {name: rmse(found[name], truth, kind) for name in plain}
+        scored = {name: {**errors, "ratio": ratio(errors, scored[IDW])} for name, errors in scored.items()}
         known = ~truth.isnan()
         counted = {"places": int(known.sum()), "fields": len(truth)}
         counted |= {f"fields of {name}": int((kind == number).sum()) for number, name in enumerate(KINDS)}
         return Evaluation(
-            {**figures, "coverage": coverage(found["model"], spread, truth), "parameters": model.parameters},
+            {**figures(found, truth, kind), "parameters": model.parameters},
             {"sensors": parts},
-            baselines=each,
+            baselines=scored,
             counted=counted,
             left_out={"minutes with readings of fewer than 4 sensors": few},
             lines=lines,

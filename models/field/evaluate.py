@@ -61,6 +61,20 @@ def rmse(estimate: Tensor, truth: Tensor, kind: Tensor) -> dict[str, float]:
     return {"error": float(shares[known].mean().sqrt()) if known.any() else math.nan, **found}
 
 
+def figures(found: Mapping[str, Tensor], truth: Tensor, kind: Tensor) -> dict[str, float]:
+    """The figures of a model.
+
+    Args:
+        found: estimates `[B, N]` by name: `model` and `IDW`; and `spread`, the model's.
+    """
+    own = rmse(found["model"], truth, kind)
+    return {
+        **own,
+        "ratio": ratio(own, rmse(found[IDW], truth, kind)),
+        "coverage": coverage(found["model"], found["spread"], truth),
+    }
+
+
 def coverage(estimate: Tensor, spread: Tensor, truth: Tensor) -> float:
     """The share of the truth within `WITHIN` standard deviations."""
     known = ~(estimate + truth).isnan()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tocsin.models.field.config import FieldConfig
-from tocsin.models.field.evaluate import IDW, POWERS, WITHIN, baselines, coverage, ratio, rmse
+from tocsin.models.field.evaluate import IDW, POWERS, WITHIN, baselines, figures, rmse
 from tocsin.models.field.hall import KINDS
 from tocsin.models.field.inputs import SCALE, Inputs
 from tocsin.models.field.model import FieldModel, load
@@ -134,13 +134,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def score(model: FieldModel, drawn: Mapping[int, Drawn]) -> dict[str, float]:
     """The figures of a model over drawn scenes."""
-    found, truth, kind = together(drawn, model)
-    figures = rmse(found["model"], truth, kind)
-    return {
-        **figures,
-        "ratio": ratio(figures, rmse(found[IDW], truth, kind)),
-        "coverage": coverage(found["model"], found["spread"], truth),
-    }
+    return figures(*together(drawn, model))
 
 
 def calibrate(model: FieldModel, drawn: Mapping[int, Drawn]) -> FieldModel:
