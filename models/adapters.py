@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from tocsin.models import files
-from tocsin.operators.lora import Adapters
+from tocsin.operators.lora import Adapters, adaptable
 
 SITES_FILE, ADAPTERS_FILE = "adapters.json", "adapters.safetensors"
 SHARE = 0.02
@@ -79,6 +79,11 @@ class Sites:
         """The adapter of a model's first site; see `joined`."""
         return cls((site,), one, {name: value.unsqueeze(0) for name, value in own.items()})
 
+    @property
+    def size(self) -> int:
+        """Number of parameters of one adapter."""
+        return sum(p.numel() for p in self.adapters.values.values()) // len(self.names)
+
     def save(self, directory: Path) -> None:
         """Write `adapters.json` and `adapters.safetensors` into `directory`."""
         facts = {"sites": self.names, "parameters": self.adapters.names, "rank": self.adapters.rank}
@@ -88,8 +93,11 @@ class Sites:
         files.write({directory / ADAPTERS_FILE: save(tensors), directory / SITES_FILE: content})
 
     @staticmethod
-    def drop(directory: Path) -> None:
-        """Delete the adapters of an earlier model in `directory`, which another network would not fit."""
+    def store(sites: Sites | None, directory: Path) -> None:
+        """Save a model's sites beside it. Without any, delete those of an earlier model, which another network would not fit."""
+        if sites:
+            sites.save(directory)
+            return
         for name in (SITES_FILE, ADAPTERS_FILE):
             (directory / name).unlink(missing_ok=True)
 
@@ -114,3 +122,41 @@ class Sites:
             value.data = tensors[key]
         own = {name.removeprefix(OWN): t for name, t in tensors.items() if name.startswith(OWN)}
         return cls(names, adapters.requires_grad_(False), own)
+
+
+class OneSite(nn.Module):
+    """A network with the adapter of a single site, for training: only the adapter has gradients.
+
+    Raises:
+        ValueError: the network is too small for an adapter.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        if not (names := adaptable(network, share=SHARE)):
+            size = sum(p.numel() for p in network.parameters())
+            raise ValueError(
+                f"expected a network with room for an adapter of {100 * SHARE:g} %, got one of {size} parameters; train on the site"
+            )
+        self.adapters = Adapters(network, names)
+
+    def forward(self, inputs: Tensor | tuple[Tensor, ...]) -> Any:
+        """The network's output with the site's adapter."""
+        rows = inputs if isinstance(inputs, Tensor) else inputs[0]
+        return self.adapters(torch.zeros(len(rows), dtype=torch.int64), inputs)
+
+    def added(self, sites: Sites | None, site: str, own: Mapping[str, Tensor]) -> Sites:
+        """A model's sites with this one; see `Sites.joined`."""
+        adapters = self.adapters.requires_grad_(False)
+        return sites.joined(site, adapters, own) if sites else Sites.first(site, adapters, own)
+
+
+def number_of(sites: Sites | None, site: str) -> tuple[Sites, int]:
+    """A model's sites, and the number of one of them.
+
+    Raises:
+        ValueError: the model has no such site.
+    """
+    if sites is None:
+        raise ValueError(f"site {site}: expected a model with adapters, got one without; adapt it to the site first")
+    return sites, sites.number(site)

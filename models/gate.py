@@ -24,6 +24,7 @@ class Candidate:
         score: the model's own figure on validation; None if there was nothing to judge it by.
         outputs: predicts some inputs with the model as read back from its files.
         against: from another model's folder to both figures on the same validation data, the candidate's first.
+        floor: what the model has to beat whatever the champion is, in words, and the figure that it must reach; None: nothing.
     """
 
     measure: str
@@ -31,6 +32,7 @@ class Candidate:
     score: float | None
     outputs: Callable[[], Iterable[Tensor]]
     against: Callable[[Path], tuple[float, float]]
+    floor: tuple[str, float] | None = None
 
 
 def refusal(candidate: Candidate, champion: tuple[str, Path] | None, *, force: bool = False) -> str:
@@ -47,7 +49,14 @@ def refusal(candidate: Candidate, champion: tuple[str, Path] | None, *, force: b
         return f"expected a finite {measure}, got {candidate.score}"
     if not all(bool(torch.isfinite(output).all()) for output in candidate.outputs()):
         return "expected finite numbers from a first prediction, got NaN or infinity"
-    if champion is None or force:
+    if force:
+        return ""
+    if candidate.floor is not None and candidate.score is not None:
+        of, figure = candidate.floor
+        if not (candidate.score <= figure if candidate.lower else candidate.score >= figure):
+            bound = "at most" if candidate.lower else "at least"
+            return f"expected a {measure} of {bound} {figure:.4g}, {of}, got {candidate.score:.4g}"
+    if champion is None:
         return ""
     name, folder = champion
     try:

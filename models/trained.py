@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -77,8 +78,13 @@ class Trained(Stored[C]):
         self._mean = torch.tensor(config.mean, device=device)
         self._factor = 1 / torch.tensor(config.scale, device=device)
 
-    def run(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+    def run(
+        self, windows: Tensor, network: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The network's verdict `[B]` and attention `[B, A]`, float32, on the device of `windows`; B may be 0.
+
+        Args:
+            network: called in place of the model's own.
 
         Raises:
             ValueError: if T or F differs from the config's.
@@ -92,7 +98,7 @@ class Trained(Stored[C]):
         windows = moved(windows, self.device)
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda):
             scaled = (windows - self._mean) * self._factor
-            verdict, attention = self._weights(scaled)
+            verdict, attention = (network or self._weights)(scaled)
             return verdict.float().to(source_device), attention.float().to(source_device)
 
 

@@ -48,7 +48,7 @@ from tocsin.pipelines.runtime import (
     parsed,
     replay,
 )
-from tocsin.pipelines.runtime.stages import Inactivity, Infer, Resample, SlidingWindow
+from tocsin.pipelines.runtime.stages import Inactivity, Infer, Resample, Site, SlidingWindow
 
 READING = pa.schema(
     [
@@ -120,6 +120,8 @@ class OccupancyOptions(Options):
         silent: time without a reading that raises an alert.
         late: how far readings may lag.
         hold: minutes for which a condition must hold to raise an alert.
+        site: for a model with adapters: a regular expression whose group is the site in a room's name, such as ^([^/]+)/; "": each
+            room is a site of its own.
         impute: how a sensor is filled that has sent nothing for ten minutes; "off": its last value holds, and nothing says so.
         booked, free, holiday: what is added to the log-odds of "occupied" in a booking, outside all bookings in a room that has
             some, and on a holiday, where the context says so; see `Booked`.
@@ -139,6 +141,7 @@ class OccupancyOptions(Options):
     silent: Duration = "15min"
     late: Duration = "5min"
     hold: int = Field(default=5, ge=1)
+    site: str = ""
     impute: imputation.Method = "off"
     booked: float = 1.5
     free: float = -0.8
@@ -162,7 +165,11 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     model = Model.required(model, "occupancy")
     network = model.load(load, training="tocsin train occupancy")
     trust.check(o.name, o.quality, o.hold_below, PROPERTIES)
-    added = [*([imputation.COLUMN] if o.impute != "off" else []), *(trust.COLUMNS if o.quality else [])]
+    added = [
+        *([pa.field("adapter", pa.string())] if network.sites else []),
+        *([imputation.COLUMN] if o.impute != "off" else []),
+        *(trust.COLUMNS if o.quality else []),
+    ]
     return Pipeline(
         name=o.name,
         topic=o.topic,
@@ -177,7 +184,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             ),
             Air(o.timezone, _schedules(o)),
             SlidingWindow(network.config.window, network.config.features),
-            Infer(network),
+            *([Site(network.sites.names, pattern=o.site)] if network.sites else []),
+            Infer(network, tensor=network.tensors),
             Booked(booked=o.booked, free=o.free, holiday=o.holiday),
             Known(network.config.bounds),
             Held(network.config.threshold if o.threshold is None else o.threshold, o.rooms),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tocsin.models.domain import (
     SIM,
+    Adaptation,
     Calibrated,
     DecimalComma,
     Domain,
@@ -27,11 +28,10 @@ from tocsin.models.occupancy.model import OccupancyModel
 if TYPE_CHECKING:
     import polars as pl
 
+    from tocsin.models.adaptation import Adapted
     from tocsin.models.imputer.train import Outcome
-    from tocsin.models.occupancy.config import OccupancyConfig
     from tocsin.models.occupancy.data import Recording
-    from tocsin.models.occupancy.search import Trial
-    from tocsin.models.occupancy.train import Recipe, Room
+    from tocsin.models.occupancy.train import Room
 
 DAYS = 14
 """Length of the simulation of a building."""
@@ -39,16 +39,7 @@ BOOKED_ROOMS = 8
 """Rooms of the building that `evaluate` simulates."""
 ROWS = 1000
 """Rows in each table of a feed."""
-UNAWARE = "without intervals"
-SHOWN = 5
-"""Trials of a search that are printed."""
-
-
-class Search(NamedTuple):
-    """Trials of a search, and its run in MLflow."""
-
-    trials: list[Trial]
-    run: str | None
+UNAWARE, SHARED = "without intervals", "the shared network"
 
 
 @dataclass(frozen=True)
@@ -87,7 +78,7 @@ class Occupancy(Domain):
         """
         from tocsin.models import registry
         from tocsin.models.attempts import Attempt, keep
-        from tocsin.models.occupancy import bounds
+        from tocsin.models.occupancy import bounds, trials
         from tocsin.models.occupancy.config import OccupancyConfig
         from tocsin.models.occupancy.plain import Plain
         from tocsin.models.occupancy.search import apply_settings, best, folds
@@ -95,12 +86,12 @@ class Occupancy(Domain):
 
         (name, out), progress = run.place("occupancy"), run.progress
         recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
-        config, found = OccupancyConfig(features=_features(sensors)), Search([], None)
+        config, found = OccupancyConfig(features=_features(sensors)), trials.Search([], None)
         sources, minutes = self._rooms(run, config.features, decimal_comma)
         config = replace(config, bounds=bounds.fit(minutes), plain=Plain.fit(minutes))
         attempts: dict[int, Attempt[OccupancyModel]] = {}
         if search:
-            found = _search(run, sources, config, recipe, name=name, trials=search)
+            found = trials.search(run, sources, config, recipe, name=name, count=search)
             config, recipe = apply_settings(config, recipe, best(found.trials).settings)
         splits = folds(sources)
         for seed in run.seeds:
@@ -127,7 +118,7 @@ class Occupancy(Domain):
                 attempts[seed].model, out, sources, attempts[seed].score if splits else None
             ),
             params=lambda model: {"window": config.window, **asdict(config.network), **asdict(recipe), **searched},
-            lines=_trials(found.trials),
+            lines=trials.lines(found.trials),
             more={"search": [asdict(trial) for trial in found.trials] or None},
             imputer=beside,
         )
@@ -164,12 +155,53 @@ class Occupancy(Domain):
             run.progress.advance(task)
         return sources, pl.concat(tables)
 
+    def adapt(
+        self,
+        run: Adaptation,
+        *,
+        days: Annotated[
+            int | None, Option("Number of labelled days that are used, the first ones [all].", least=1)
+        ] = None,
+        decimal_comma: DecimalComma = False,
+    ) -> Trained:
+        """Adapt a model to a site by its labelled days: a room, or all rooms of a building.
+
+        If the site is one of the recordings' rooms, the others are left out.
+
+        Raises:
+            ValueError: there is more than one folder, there is too little truth, or a reader raises it.
+        """
+        import polars as pl
+
+        from tocsin.models.adaptation import adapt_and_keep
+        from tocsin.models.occupancy.adapt import RECIPE, adapt, candidate
+        from tocsin.models.occupancy.adapt import days as labelled_days
+        from tocsin.models.occupancy.data import read
+        from tocsin.models.occupancy.model import load
+        from tocsin.models.occupancy.train import labelled
+
+        base, recording = load(run.base, "cpu"), read(run.single(), decimal_comma=decimal_comma)
+        if run.site in recording.rooms:
+            own = pl.col("room") == run.site
+            recording = replace(recording, events=recording.events.filter(own), truth=recording.truth.filter(own))
+        known = labelled_days(labelled(self.minutes(recording), recording.truth), base.config, most=days)
+        return adapt_and_keep(
+            run,
+            lambda seed, report: adapt(base, run.site, known, recipe=RECIPE, seed=seed, progress=report),
+            domain="occupancy",
+            figure="f1",
+            candidate=lambda folder, f1, shared: candidate(folder, run.site, known, f1, shared),
+            line=lambda found: _site_line(run.site, found, len(known), base.parameters),
+            params={"days": len(known), **asdict(RECIPE)},
+        )
+
     def evaluate(
         self,
         folder: Path,
         version: str,
         data: str,
         *,
+        site: Annotated[str, Option("Site whose adapter judges all rooms [each room's own, if it is a site].")] = "",
         decimal_comma: DecimalComma = False,
         context: Annotated[
             Path | None, Option("Bookings and holidays [context.csv or context.parquet in the folder].", "FILE")
@@ -200,14 +232,15 @@ class Occupancy(Domain):
             raise ValueError(
                 f"{data}: expected the truth beside the readings (a column or a property of occupancy), got none"
             )
-        results = self.results(recording, folder, version, intervals)
+        model = load(folder)
+        judging = model.at(site) if site else model
+        results = self._judged(recording, judging, version, intervals)
         judged = results.filter(pl.col("probability").is_not_null())
         minutes = judged.with_columns(pl.col("event_time").dt.epoch("ms").alias("time"), predicted="occupied")
         table = labelled(minutes.drop("occupied"), recording.truth).drop_nulls("occupied")
         if not len(table):
             raise ValueError(f"{data}: expected an hour of readings with their truth at least, got fewer")
 
-        model = load(folder)
         table = local(table.sort("room", "time"), recording.timezone)
         plain = {name: pl.Series(name, p) for name, p in model.config.plain.predict(table).items()}
         table = table.with_columns(*plain.values())
@@ -217,12 +250,18 @@ class Occupancy(Domain):
 
         occupied = table["occupied"].to_numpy()
         baselines = {name: metrics(occupied, p.to_numpy() >= 0.5, p.to_numpy()) for name, p in plain.items()}
-        if intervals is not None:
-            blind = self.results(recording, folder, version, None).select(
+
+        def figures_of(other: OccupancyModel, known: pl.DataFrame | None) -> dict[str, float]:
+            rows = self._judged(recording, other, version, known).select(
                 "room", "event_time", "occupied", "probability"
             )
-            both = table.select("room", "event_time", truth="occupied").join(blind, on=["room", "event_time"])
-            baselines[UNAWARE] = metrics(*(both[c].to_numpy() for c in ("truth", "occupied", "probability")))
+            both = table.select("room", "event_time", truth="occupied").join(rows, on=["room", "event_time"])
+            return metrics(*(both[c].to_numpy() for c in ("truth", "occupied", "probability")))
+
+        if intervals is not None:
+            baselines[UNAWARE] = figures_of(judging, None)
+        if site or (judging.sites and table["adapter"].is_not_null().any()):
+            baselines[SHARED] = figures_of(model.shared, intervals)
         by_room = {str(room): part for (room,), part in table.partition_by("room", as_dict=True).items()}
         rooms = {room: {**figures(part), "empty_day_minutes": empty_days(part)} for room, part in by_room.items()}
         in_domain = table.filter("in_domain").height / table.height
@@ -247,6 +286,14 @@ class Occupancy(Domain):
             lines=lines,
             doubt=_doubt(data, table, in_domain, recording.truth),
         )
+
+    def _judged(
+        self, recording: Recording, model: OccupancyModel, version: str, intervals: pl.DataFrame | None
+    ) -> pl.DataFrame:
+        """The pipeline's results with a model that has no folder of its own."""
+        with TemporaryDirectory() as folder:
+            model.save(Path(folder))
+            return self.results(recording, Path(folder), version, intervals)
 
     def calibrate(
         self,
@@ -322,6 +369,16 @@ class Occupancy(Domain):
         return Feed(table.iter_slices(ROWS), total=table.height, announced=announced)
 
 
+def _site_line(site: str, found: Adapted[OccupancyModel], days: int, whole: int) -> str:
+    """What a site's adapter came to, beside the shared network alone."""
+    about = f"{found.size} parameters, {found.size / whole:.1%} of the network's"
+    shared = f"the shared network has F1 {found.figures['f1_shared']:.3f}"
+    if "f1" not in found.figures:
+        return f": {site}: one day, so nothing judges its adapter ({about}); {shared}"
+    f1 = found.figures["f1"]
+    return f": {site}: F1 {f1:.3f} over {days} days, each judged by an adapter of others ({about}); {shared}"
+
+
 def recorded(source: str, *, rooms: int, seed: int, days: int = DAYS, decimal_comma: bool = False) -> Recording:
     """The recording in a directory or, for `SIM`, of a simulated building, whose truth is the motion sensor.
 
@@ -373,55 +430,3 @@ def _doubt(data: str, minutes: pl.DataFrame, in_domain: float, truth: pl.DataFra
         )
     advice = "see in_domain in the results, check units and time zone"
     return foreign("occupancy", "readings", {f"the minutes of {data}": 1 - in_domain}, advice)
-
-
-def _search(
-    run: Training,
-    sources: Sequence[Sequence[Room]],
-    config: OccupancyConfig,
-    recipe: Recipe,
-    *,
-    name: str,
-    trials: int,
-) -> Search:
-    """Search with the first seed. If there is a registry, record each trial in MLflow when it ends."""
-    from tocsin.models import registry
-    from tocsin.models.occupancy.search import Trial, best, search
-
-    uri, run_id, finished, seed = run.registrar.uri, None, list[Trial](), run.seeds[0]
-    params = {
-        "data": " ".join(run.data),
-        "trials": trials,
-        "seed": seed,
-        "window": config.window,
-        "steps": recipe.steps,
-    }
-    task = run.progress.add_task("search", total=trials)
-    with ExitStack() as stack:
-        if uri:
-            run_id, record = stack.enter_context(
-                registry.searching(name, params, tracking_uri=uri, artifact_location=run.registrar.artifacts)
-            )
-
-        def report(trial: Trial) -> None:
-            finished.append(trial)
-            if run_id:
-                record(trial.number, trial.settings, {"left_out_f1": trial.f1})
-            run.progress.update(task, advance=1, description=f"search, best F1 {best(finished).f1:.3f}")
-
-        return Search(search(sources, config, recipe, trials=trials, seed=seed, callback=report), run_id)
-
-
-def _trials(trials: Sequence[Trial]) -> list[str]:
-    """The best trials as a table, with the first one, which has the original settings."""
-    if not trials:
-        return []
-    ranked = sorted(trials, key=lambda trial: -trial.f1)[:SHOWN]
-    shown = ranked if trials[0] in ranked else [*ranked, trials[0]]
-    rows: list[tuple[str, list[Any]]] = [
-        ("setting", ["unchanged" if trial.number == 0 else f"trial {trial.number}" for trial in shown]),
-        ("held-out F1", [f"{trial.f1:.3f}" for trial in shown]),
-        *((name, [f"{trial.settings[name]:.3g}" for trial in shown]) for name in trials[0].settings),
-    ]
-    width = max(len(name) for name, _ in rows)
-    return [f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in rows]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import polars as pl
@@ -19,10 +19,10 @@ from tocsin.models.gate import Candidate
 from tocsin.models.occupancy.config import OccupancyConfig
 from tocsin.models.occupancy.evaluate import metrics
 from tocsin.models.occupancy.model import OccupancyModel, build, load
-from tocsin.models.occupancy.network import OccupancyNetwork
 from tocsin.models.training import Optimization, begin
 
 FRESH = 5 * 60_000  # ms for which the last known truth is valid
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +114,28 @@ def fit(
             f"source {empty[0]}: no window of {config.window} minutes whose truth is known; leave the source out"
         )
     config = _scaled(config, torch.cat([room.features for source in usable for room, _ in source]))
+    network = learn(build(config), usable, config, recipe, progress=progress)
+    return OccupancyModel(config, network, torch.device("cpu"))
+
+
+def learn(
+    network: N,
+    sources: Sequence[Sequence[tuple[Room, Tensor]]],
+    config: OccupancyConfig,
+    recipe: Recipe,
+    *,
+    progress: Callable[[int, float], None] | None = None,
+) -> N:
+    """Train a network on the rows of rooms; see `fit`.
+
+    Args:
+        sources: rooms of each source, with the rows `[N] int64` that end windows.
+        config: with `mean` and `scale`.
+
+    Returns:
+        The running mean of the network.
+    """
     mean, scale = torch.tensor(config.mean), torch.tensor(config.scale)
-    network = build(config)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
     optimization = Optimization(
         network,
@@ -124,17 +144,17 @@ def fit(
         weight_decay=recipe.weight_decay,
         schedule="cosine",
     )
-    count = round(recipe.batch / len(usable))
+    count = round(recipe.batch / len(sources))
     network.train()
     for step in range(recipe.steps):
-        drawn = [_draw(source, count, config.window) for source in usable]
+        drawn = [_draw(source, count, config.window) for source in sources]
         windows, occupied = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         logits, _ = network(_augmented((windows - mean) / scale, recipe))
         loss = optimization.step(nn.functional.binary_cross_entropy_with_logits(logits, occupied))
         average.update_parameters(network)
         if progress:
             progress(step, loss)
-    return OccupancyModel(config, cast(OccupancyNetwork, average.module), torch.device("cpu"))
+    return cast(N, average.module)
 
 
 def probabilities(model: OccupancyModel, source: Sequence[Room]) -> NDArray[np.float32]:

@@ -29,6 +29,7 @@ from tocsin.models.domain import (
 if TYPE_CHECKING:
     import polars as pl
 
+    from tocsin.models.adaptation import Adapted
     from tocsin.models.rul.evaluate import Scores
     from tocsin.models.rul.model import RulModel
     from tocsin.models.rul.train import Outcome
@@ -165,8 +166,7 @@ class Rul(Domain):
         """
         import torch
 
-        from tocsin.models.attempts import Attempt, keep
-        from tocsin.models.imputer.model import beside
+        from tocsin.models.adaptation import adapt_and_keep
         from tocsin.models.rul import source
         from tocsin.models.rul.adapt import RECIPE, adapt, candidate
         from tocsin.models.rul.data import csv_files, lives
@@ -178,33 +178,15 @@ class Rul(Domain):
         given = source.runs(data, base.config, subset=files, decimal_comma=decimal_comma, context=context)
         known = lives(given.table, given.config, intervals=given.intervals)
         known = known.of(torch.arange(len(known.keys))[:runs])
-        name, folder = run.place("rul")
-        attempts: dict[int, Attempt[RulModel]] = {}
-        for seed in run.seeds:
-            task = run.progress.add_task(f"seed {seed}")
-
-            def report(done: int, total: int, task: Any = task) -> None:
-                run.progress.update(task, completed=done, total=total)
-
-            found = adapt(base, run.site, known, recipe=RECIPE, seed=seed, progress=report)
-            figures = {name: value for name, value in found.figures.items() if not math.isnan(value)}
-            attempts[seed] = Attempt(
-                found.model,
-                figures.get("rmse", math.nan),
-                [("loss", loss, epoch) for epoch, loss in enumerate(found.curve)]
-                + [(f"site_{name}", value, len(found.curve)) for name, value in figures.items()],
-                figures={f"site_{name}": value for name, value in figures.items()},
-                line=_site_line(run.site, figures, len(known.keys), found.size, base.parameters),
-            )
-        return keep(
+        return adapt_and_keep(
             run,
-            attempts,
+            lambda seed, report: adapt(base, run.site, known, recipe=RECIPE, seed=seed, progress=report),
             domain="rul",
-            place=(name, folder),
-            candidate=lambda seed: candidate(folder, run.site, known, attempts[seed].score),
-            params=lambda kept: {"site": run.site, "runs": len(known.keys), **asdict(RECIPE)},
+            figure="rmse",
+            candidate=lambda folder, rmse, shared: candidate(folder, run.site, known, rmse, shared),
+            line=lambda found: _site_line(run.site, found, len(known.keys), base.parameters),
+            params={"runs": len(known.keys), **asdict(RECIPE)},
             lower=True,
-            imputer=beside(run.base),
         )
 
     def evaluate(
@@ -297,15 +279,14 @@ def _rows(parts: Mapping[str, Mapping[str, Any]], title: str) -> list[str]:
     return [head, *(f"{part:<{width}}" + "".join(row) for part, row in cells.items())]
 
 
-def _site_line(site: str, figures: Mapping[str, float], runs: int, size: int, whole: int) -> str:
+def _site_line(site: str, found: Adapted[RulModel], runs: int, whole: int) -> str:
     """What a site's adapter came to, beside the shared network alone."""
-    about = f"{size} parameters, {size / whole:.1%} of the network's"
-    shared = f"the shared network has RMSE {figures['rmse_shared']:.2f}"
-    if "rmse" not in figures:
+    about = f"{found.size} parameters, {found.size / whole:.1%} of the network's"
+    shared = f"the shared network has RMSE {found.figures['rmse_shared']:.2f}"
+    if "rmse" not in found.figures:
         return f": {site}: one run, so nothing judges its adapter ({about}); {shared}"
-    return (
-        f": {site}: RMSE {figures['rmse']:.2f} over {runs} runs, each judged by the others' adapter ({about}); {shared}"
-    )
+    rmse = found.figures["rmse"]
+    return f": {site}: RMSE {rmse:.2f} over {runs} runs, each judged by an adapter of others ({about}); {shared}"
 
 
 def _line(outcome: Outcome) -> str:

@@ -9,7 +9,7 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from tocsin.models.adapters import Sites
+from tocsin.models.adapters import Sites, number_of
 from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.data import Lives, lives
 from tocsin.models.rul.explainer import UNITS, Explainer
@@ -134,23 +134,17 @@ class RulModel:
         Raises:
             ValueError: the model has no such site.
         """
-        if self.sites is None:
-            raise ValueError(
-                f"site {site}: expected a model with adapters, got one without; adapt it to the site first"
-            )
-        number, parts = self.sites.number(site), copy.deepcopy(self.parts).cpu()
-        parts.network.load_state_dict(self.sites.adapters.merged(number), strict=False)
-        for name, value in self.sites.own.items():
+        sites, number = number_of(self.sites, site)
+        parts = copy.deepcopy(self.parts).cpu()
+        parts.network.load_state_dict(sites.adapters.merged(number), strict=False)
+        for name, value in sites.own.items():
             setattr(parts.interval if name in ("low", "high") else parts.scaling, name, value[number])
         return RulModel(self.config, parts, self.device)
 
     def save(self, directory: Path) -> None:
         """Write the model's files into `directory`, which is created if missing."""
         store(self.parts, self.config, directory)
-        if self.sites:
-            self.sites.save(directory)
-        else:
-            Sites.drop(directory)
+        Sites.store(self.sites, directory)
 
     @property
     def parameters(self) -> int:

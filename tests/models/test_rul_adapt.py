@@ -13,12 +13,13 @@ from rich.progress import Progress
 
 from tests.models.test_rul_model import CONFIG, small, table
 from tests.models.test_rul_network import KINDS
+from tocsin.models import adapters
+from tocsin.models.adaptation import Adapted
 from tocsin.models.adapters import ADAPTERS_FILE, SITES_FILE
 from tocsin.models.champion import Registrar
 from tocsin.models.domain import Adaptation
 from tocsin.models.imputer.model import beside
-from tocsin.models.rul import adapt as rul_adapt
-from tocsin.models.rul.adapt import RECIPE, Adapted, adapt
+from tocsin.models.rul.adapt import RECIPE, adapt
 from tocsin.models.rul.data import Lives, lives
 from tocsin.models.rul.domain import Rul
 from tocsin.models.rul.model import FD001, RulModel, load
@@ -41,7 +42,7 @@ def runs(engines: int, *, seed: int = 11) -> Lives:
 
 
 @cache
-def adapted() -> Adapted:
+def adapted() -> Adapted[RulModel]:
     """The shipped model with the adapters of two sites; the second has been adapted twice."""
     one = adapt(base(), "hall", runs(2, seed=1), recipe=SHORT).model
     two = adapt(one, "yard", runs(2, seed=2), recipe=SHORT).model
@@ -127,7 +128,7 @@ def test_a_single_run_is_learned_and_nothing_judges_it() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_model_can_be_adapted(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, known = small(kind), lives(table(), CONFIG)
-    monkeypatch.setattr(rul_adapt, "SHARE", 0.5)
+    monkeypatch.setattr(adapters, "SHARE", 0.5)
     found = adapt(model, "hall", known, recipe=replace(SHORT, epochs=1, steps=2, batch=16)).model
     assert found.tensors[-1] == "site"
     assert found.at("hall").predict(known).keys() == model.predict(known).keys()
@@ -136,7 +137,7 @@ def test_each_kind_of_model_can_be_adapted(kind: str, monkeypatch: pytest.Monkey
 
 def test_a_network_may_be_too_small() -> None:
     with pytest.raises(ValueError, match="expected a network with room for an adapter of 2 %, got one of 8 parameters"):
-        rul_adapt.OneSite(torch.nn.Linear(3, 2))
+        adapters.OneSite(torch.nn.Linear(3, 2))
 
 
 def test_the_imputer_of_the_model_goes_on_with_it(tmp_path: Path) -> None:
