@@ -1,7 +1,8 @@
 """Adapt the RUL model of one fleet to another by a few of its runs, beside the shared network, fine-tuning and training anew; and
 what a thousand adapters cost.
 
-`python -m benchmarks.adapters DIR [--only TABLE]` prints the tables of docs/sites.md. DIR must contain `cmapss`. FD003 wears in
+`python -m benchmarks.adapters DIR [--only TABLE]` prints the tables of docs/sites.md; `rooms` is in `benchmarks.adapters_rooms`.
+DIR must contain `cmapss`, and for `rooms` the folders `occupancy_*`. FD003 wears in
 two ways of which FD001 has one. Fifty engines of FD003 judge; the runs are drawn from the others, other ones for each seed.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks import adapters_rooms
 from tocsin.models.adapters import Sites
 from tocsin.models.rul.adapt import RECIPE, adapt
 from tocsin.models.rul.data import Lives, lives, read_cmapss
@@ -40,13 +42,13 @@ def main() -> None:
     parser.add_argument("--only", choices=[*TABLES], action="append")
     args = parser.parse_args()
     for name in args.only or TABLES:
-        TABLES[name](args.directory / "cmapss")
+        TABLES[name](args.directory)
 
 
 def quality(directory: Path) -> None:
     """Print RMSE and coverage on engines that nobody was trained on, by the number of labelled runs."""
     base = load(FD001, "cpu")
-    known = lives(read_cmapss(directory, "FD003"), base.config)
+    known = lives(read_cmapss(directory / "cmapss", "FD003"), base.config)
     order = torch.randperm(len(known.keys), generator=torch.Generator().manual_seed(7))
     test, pool = known.of(order[:JUDGING]), order[JUDGING:]
     print(
@@ -98,7 +100,7 @@ def cost(_: Path) -> None:
         print(f"| {count:,} | {size / 1024:,.0f} | {statistics.median(ratios):.2f} |", flush=True)
 
 
-TABLES: dict[str, Callable[[Path], None]] = {"quality": quality, "cost": cost}
+TABLES: dict[str, Callable[[Path], None]] = {"quality": quality, "rooms": adapters_rooms.quality, "cost": cost}
 
 
 def _with_sites(base: RulModel, count: int) -> RulModel:

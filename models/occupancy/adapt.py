@@ -21,7 +21,8 @@ from tocsin.models.occupancy.model import OccupancyModel, load
 from tocsin.models.occupancy.train import Recipe, Room, learn, rooms
 from tocsin.models.training import begin
 
-RECIPE = Recipe(steps=100, learning_rate=1e-2, weight_decay=0.0, shift=0.0, left_out=0.0, averaging=0.9)
+RECIPE = Recipe(steps=100, learning_rate=1e-2, weight_decay=0.0, averaging=0.9, balance=1.0)
+"""Occupied and empty minutes weigh the same, since the share of a few days says little about other days."""
 GAIN = 0.02
 """F1 that an adapter must gain over the shared network, on days that it was not fitted to, to become champion."""
 Day = Sequence[tuple[Room, Tensor]]
@@ -46,7 +47,7 @@ def days(table: pl.DataFrame, config: OccupancyConfig, *, most: int | None = Non
         day = part["day"].to_physical().cast(pl.Int64).to_torch()[ends]
         for each in day.unique().tolist():
             found[each].append((room, ends[day == each]))
-    made = [found[day] for day in sorted(found)[:most]]
+    made: list[Day] = [found[day] for day in sorted(found)[:most]]
     occupied = _truth(made)
     if not 0 < occupied.sum() < len(occupied):
         what = f"only {'occupied' if occupied.any() else 'empty'} ones" if len(occupied) else "none with a truth"
@@ -85,9 +86,9 @@ def adapt(
         total += 1
     adapted, curve = fitted(range(len(known)))
     progress(total, total)
-    figures = _figures(judged, torch.cat(found), model.config) if found else {}
-    shared = _figures(known, predict(model, known), model.config)
-    return Adapted(adapted, {**figures, "f1_shared": shared["f1"]}, curve)
+    own = figures(judged, torch.cat(found), model.config) if found else {}
+    shared = figures(known, predict(model, known), model.config)
+    return Adapted(adapted, {**own, "f1_shared": shared["f1"]}, curve)
 
 
 def candidate(folder: Path, site: str, known: Sequence[Day], f1: float, shared: float) -> Candidate:
@@ -101,7 +102,7 @@ def candidate(folder: Path, site: str, known: Sequence[Day], f1: float, shared: 
 
     def against(other: Path) -> tuple[float, float]:
         champion = load(other, "cpu")
-        return f1, _figures(known, predict(own_or_shared(champion, site), known), champion.config)["f1"]
+        return f1, figures(known, predict(own_or_shared(champion, site), known), champion.config)["f1"]
 
     return Candidate(
         measure="F1 of the site's days",
@@ -121,18 +122,34 @@ def predict(model: OccupancyModel, known: Sequence[Day]) -> Tensor:
     return torch.cat([model(each)["probability"] for each in windows])
 
 
+def by_room(known: Sequence[Day]) -> list[tuple[Room, Tensor]]:
+    """The rows of some days, by room."""
+    found = dict[int, tuple[Room, list[Tensor]]]()
+    for day in known:
+        for room, rows in day:
+            found.setdefault(id(room), (room, []))[1].append(rows)
+    return [(room, torch.cat(parts)) for room, parts in found.values()]
+
+
+def figures(known: Sequence[Day], probability: Tensor, config: OccupancyConfig) -> dict[str, float]:
+    """The metrics of predictions `[N]`; see `predict`."""
+    p = probability.numpy()
+    found = metrics(_truth(known), p >= config.threshold, p)
+    return {name: found[name] for name in ("f1", "precision", "recall", "accuracy")}
+
+
 def _fitted(
     model: OccupancyModel, site: str, known: Sequence[Day], recipe: Recipe, seed: int
 ) -> tuple[OccupancyModel, list[float]]:
     """The model with an adapter of some days, and the loss of each step."""
     begin(seed, threads=1)
-    by_room, curve = dict[int, tuple[Room, list[Tensor]]](), list[float]()
-    for day in known:
-        for room, rows in day:
-            by_room.setdefault(id(room), (room, []))[1].append(rows)
-    source = [(room, torch.cat(parts)) for room, parts in by_room.values()]
+    curve = list[float]()
     network = learn(
-        OneSite(model.network.cpu()), [source], model.config, recipe, progress=lambda _, loss: curve.append(loss)
+        OneSite(model.network.cpu()),
+        [by_room(known)],
+        model.config,
+        recipe,
+        progress=lambda _, loss: curve.append(loss),
     )
     sites = network.added(model.sites, site, {})
     return OccupancyModel(model.config, model.network, torch.device("cpu"), sites), curve
@@ -141,10 +158,3 @@ def _fitted(
 def _truth(known: Sequence[Day]) -> np.ndarray:
     parts = [room.occupied[rows] > 0.5 for day in known for room, rows in day]
     return torch.cat([torch.zeros(0, dtype=torch.bool), *parts]).numpy()
-
-
-def _figures(known: Sequence[Day], probability: Tensor, config: OccupancyConfig) -> dict[str, float]:
-    """The metrics of predictions."""
-    p = probability.numpy()
-    found = metrics(_truth(known), p >= config.threshold, p)
-    return {name: found[name] for name in ("f1", "precision", "recall", "accuracy")}

@@ -37,6 +37,7 @@ class Recipe:
         shift: standard deviation of an offset added to each feature of a window, in the same unit, because sensors differ.
         left_out: share of a window's features that are dropped, as if the room had no such sensor.
         averaging: decay per step of the running mean of the weights; the mean is kept.
+        balance: an occupied minute weighs (empty / occupied minutes) to this power in the loss; 0: as much as an empty one.
     """
 
     steps: int = 500
@@ -47,6 +48,7 @@ class Recipe:
     shift: float = 0.3
     left_out: float = 0.1
     averaging: float = 0.99
+    balance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,14 @@ def learn(
         schedule="cosine",
     )
     count = round(recipe.batch / len(sources))
+    share = torch.cat([room.occupied[rows] for source in sources for room, rows in source]).mean().clamp(0.01, 0.99)
+    weight = (1 / share - 1) ** recipe.balance if recipe.balance else None
     network.train()
     for step in range(recipe.steps):
         drawn = [_draw(source, count, config.window) for source in sources]
         windows, occupied = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         logits, _ = network(_augmented((windows - mean) / scale, recipe))
-        loss = optimization.step(nn.functional.binary_cross_entropy_with_logits(logits, occupied))
+        loss = optimization.step(nn.functional.binary_cross_entropy_with_logits(logits, occupied, pos_weight=weight))
         average.update_parameters(network)
         if progress:
             progress(step, loss)

@@ -1,4 +1,7 @@
-"""The occupancy pipeline on a simulated building under kills: each minute of a room, alert and late reading is there once."""
+"""The occupancy pipeline on a simulated building under kills: each minute of a room, alert and late reading is there once.
+
+Two of the rooms have adapters of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,23 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import orjson
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 from kafka.consumer.fetcher import ConsumerRecord
 from polars.testing import assert_frame_equal
 
 from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import Job
 from tests.crash.load import Message
-from tocsin.models.occupancy.model import OFFICES
+from tocsin.models.adapters import SHARE, Sites
+from tocsin.models.occupancy.model import OFFICES, OccupancyModel, load
 from tocsin.models.occupancy.simulation.sensors import simulate
+from tocsin.operators.lora import Adapters, adaptable
 from tocsin.pipelines.occupancy import READING
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
@@ -34,10 +41,12 @@ BEFORE, AFTER = 300, 200
 """Readings sent between a checkpoint and a kill: before the reading that raises an alert, and from it on."""
 BETWEEN = 0.3
 """A kill by the clock comes at most this many seconds after readings. Checkpoints are further apart."""
+ADAPTED = ("room-000", "room-002")
 
 
+@pytest.mark.parametrize(("rooms", "times"), [(4, 1), pytest.param(12, 7, marks=pytest.mark.slow)])
 def test_each_minute_of_a_room_and_each_alert_is_there_once_wherever_the_process_is_killed(
-    make_job: MakeJob, falls: Falls
+    make_job: MakeJob, falls: Falls, tmp_path: Path, rooms: int, times: int
 ) -> None:
     rng = random.Random(3)
     job = make_job(
@@ -50,11 +59,13 @@ def test_each_minute_of_a_room_and_each_alert_is_there_once_wherever_the_process
         rows=256,
         every="3s",
     )
-    job.plan = replace(job.plan, model=store_model(job.lake, OFFICES, name="occupancy", version="1"), device="cpu")
-    readings, _ = simulate(rooms=4, days=1, seed=7)
+    _with_adapters(tmp_path / "model")
+    stored = store_model(job.lake, tmp_path / "model", name="occupancy", version="1")
+    job.plan = replace(job.plan, model=stored, device="cpu")
+    readings, _ = simulate(rooms=rooms, days=1, seed=7)
     pipeline, sent = job.plan.build(job.lake), _messages(readings)
     _, alerts = _whole(pipeline, readings)
-    points, flights, left, at = falls(rng, FALLS), [], list[int](), 0
+    points, flights, left, at = falls(rng, FALLS * times), [], list[int](), 0
     chosen = sorted(rng.sample(_ringing(readings, alerts), len(points)))
     for fall, ring in zip(points, chosen, strict=True):
         worker, begin = job.start(), ring - BEFORE
@@ -96,6 +107,9 @@ def _see(job: Job, pipeline: Pipeline, records: Sequence[ConsumerRecord]) -> Non
     assert not got.select("room", "event_time").is_duplicated().any()
     both = (frame.drop("processed_at").sort("room", "event_time") for frame in (got, expected))
     assert_frame_equal(*both, rel_tol=0, abs_tol=1e-4, check_dtypes=False)
+    judged = got.select("room", "adapter").unique().rows()
+    assert {room: adapter for room, adapter in judged if adapter} == {room: room for room in ADAPTED}
+    assert len(judged) == got["room"].n_unique() > len(ADAPTED)
 
     said = [Alert.read(m.headers, m.value) for m in job.read(f"alerts.{job.name}")]
     rang = Counter((a.rule, a.key, a.transition, a.time) for _, alerts in parts for a in alerts)
@@ -114,6 +128,17 @@ def _see(job: Job, pipeline: Pipeline, records: Sequence[ConsumerRecord]) -> Non
     ends = got.select("room", "co2", pl.col("event_time").dt.epoch("ms").alias("time")).sort("time")
     known = ends.join_asof(co2, on="time", by="room", allow_exact_matches=False, check_sortedness=False)
     assert known["co2"].equals(known["read"])
+
+
+def _with_adapters(folder: Path) -> None:
+    """Write the shipped model with the adapters of two rooms."""
+    torch.manual_seed(0)
+    shared = load(OFFICES, "cpu")
+    adapters = Adapters(shared.network, adaptable(shared.network, share=SHARE), sites=len(ADAPTED))
+    for value in adapters.values.values():
+        torch.nn.init.normal_(value, std=0.05)
+    sites = Sites(ADAPTED, adapters.requires_grad_(False))
+    OccupancyModel(shared.config, shared.network, shared.device, sites).save(folder)
 
 
 def _messages(readings: pl.DataFrame) -> list[Message]:

@@ -14,12 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tocsin.models.adapters import Sites
 from tocsin.models.occupancy.domain import recorded
-from tocsin.models.occupancy.model import OFFICES, load
+from tocsin.models.occupancy.model import OFFICES, OccupancyModel, load
 from tocsin.models.occupancy.simulation.sensors import Line, simulate
+from tocsin.operators.lora import Adapters
 from tocsin.pipelines.occupancy import READING, RELEASE, minutes, pipeline, readings
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.engine.replay import replay
 
@@ -260,3 +263,25 @@ def test_a_simulated_building_is_a_recording_like_any_other() -> None:
     recording = recorded("sim", rooms=1, seed=0)
     assert recording.rooms == ["room-000"] and recording.events["time"].is_sorted()
     assert readings(recording).schema.equals(READING)
+
+
+def test_rows_are_judged_by_the_adapter_of_their_room_or_of_its_building(tmp_path: Path) -> None:
+    shared = load(OFFICES, "cpu")
+    adapters = Adapters(shared.network, ["patches.bias", "head.1.bias"]).requires_grad_(False)
+    adapters.values["head/1/bias|offset"].fill_(1.5)
+    for site, pattern in (("room-001", ""), ("room", "^(.*)-001")):
+        OccupancyModel(shared.config, shared.network, shared.device, Sites((site,), adapters)).save(tmp_path)
+        adapted = Model(tmp_path, "occupancy/2", "cpu")
+        made = pipeline({"site": pattern}, adapted)
+        frame = sorted_rows(replay(made, table(_readings()))[0])
+        own, other = frame.filter(room="room-001"), frame.filter(room="room-000")
+        assert own["adapter"].unique().to_list() == [site] and other["adapter"].unique().to_list() == [None]
+        plain = _judged().partition_by("room", as_dict=True)
+        np.testing.assert_allclose(other["probability"], plain["room-000",]["probability"], atol=1e-5)
+        logits = [
+            np.log(p / (1 - p)) for p in (own["probability"].to_numpy(), plain["room-001",]["probability"].to_numpy())
+        ]
+        np.testing.assert_allclose(logits[0] - logits[1], 1.5, atol=1e-2)
+    Machine(pipeline({}, SHIPPED)).check(made)  # a running shard may take it up
+    with pytest.raises(ConfigError, match="expected one group"):
+        pipeline({"site": "x"}, adapted)

@@ -27,6 +27,8 @@ class Site(Stage):
         ConfigError: the pattern is no regular expression with one group.
     """
 
+    numbered = False  # a running pipeline may take up a model with sites
+
     def __init__(self, sites: Sequence[str], *, pattern: str = "", column: str = "adapter") -> None:
         try:
             groups = re.compile(pattern).groups if pattern else 1
