@@ -281,7 +281,7 @@ class Domain:
         Raises:
             ValueError: the domain's models take no adapters.
         """
-        raise ValueError("expected a pipeline whose model takes adapters, such as rul, got another")
+        raise ValueError("expected a pipeline whose model takes adapters, rul or occupancy, got another")
 
     def evaluate(self, folder: Path, version: str, data: str) -> Evaluation:
         """Score the model in a folder on recordings, or on `SIM`.
