@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -39,9 +39,9 @@ class Adapted(Generic[M]):
     """A model with a site's adapter.
 
     Args:
-        figures: over the site's recordings, each judged by an adapter of the others, and of the network alone, whose names end in
-            `_shared`. With a single recording only these.
-        curve: the loss of each epoch, or the mean of some steps.
+        figures: over the site's recordings, each judged by an adapter of the others; those of the network alone end in `_shared`.
+            With a single recording only these.
+        curve: the loss of each epoch or step.
     """
 
     model: M
@@ -57,21 +57,25 @@ class Adapted(Generic[M]):
 
 def by_the_others(
     count: int, fit: Callable[[list[int]], N], *, folds: int = FOLDS, progress: Report = lambda done, total: None
-) -> Iterator[tuple[list[int], N]]:
-    """Fit on the others of each part of a site's recordings, so that each recording is judged by what has not seen it.
+) -> tuple[list[tuple[list[int], N]], N]:
+    """Fit on a site's recordings, and for each part of them on the others: so each recording is judged by what has not seen it.
 
     Args:
         count: number of recordings; a single one has no others.
         fit: on the recordings of these numbers.
         folds: number of parts, at most.
 
-    Yields:
-        The numbers of a part, and what was fitted on the others.
+    Returns:
+        The numbers of each part with what was fitted on the others, and what was fitted on all.
     """
-    parts = min(count, folds) if count > 1 else 0
+    parts, apart = min(count, folds) if count > 1 else 0, list[tuple[list[int], N]]()
     for part in range(parts):
-        yield [*range(part, count, parts)], fit([number for number in range(count) if number % parts != part])
+        others = [number for number in range(count) if number % parts != part]
+        apart.append(([*range(part, count, parts)], fit(others)))
         progress(part + 1, parts + 1)
+    whole = fit([*range(count)])
+    progress(parts + 1, parts + 1)
+    return apart, whole
 
 
 def own_or_shared(model: M, site: str) -> M:

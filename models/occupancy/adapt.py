@@ -76,16 +76,12 @@ def adapt(
         The model, and its metrics; `f1_shared`: of the network alone.
     """
 
-    def fitted(numbers: Sequence[int]) -> tuple[OccupancyModel, list[float]]:
+    def fitted(numbers: list[int]) -> tuple[OccupancyModel, list[float]]:
         return _fitted(model, site, [known[number] for number in numbers], recipe, seed)
 
-    judged, found, total = list[Day](), list[Tensor](), 1
-    for part, (one, _) in by_the_others(len(known), fitted, folds=folds, progress=progress):
-        judged += (these := [known[number] for number in part])
-        found.append(predict(one.at(site), these))
-        total += 1
-    adapted, curve = fitted(range(len(known)))
-    progress(total, total)
+    apart, (adapted, curve) = by_the_others(len(known), fitted, folds=folds, progress=progress)
+    judged = [known[number] for part, _ in apart for number in part]
+    found = [predict(one.at(site), [known[number] for number in part]) for part, (one, _) in apart]
     own = figures(judged, torch.cat(found), model.config) if found else {}
     shared = figures(known, predict(model, known), model.config)
     return Adapted(adapted, {**own, "f1_shared": shared["f1"]}, curve)
@@ -115,7 +111,7 @@ def candidate(folder: Path, site: str, known: Sequence[Day], f1: float, shared: 
 
 
 def predict(model: OccupancyModel, known: Sequence[Day]) -> Tensor:
-    """The probability of each row of some days `[N]`, by the shared network."""
+    """The probability of each row of some days `[N]`, without adapters."""
     windows = (
         room.windows(part, model.config.window) for day in known for room, rows in day for part in rows.split(4096)
     )

@@ -290,7 +290,7 @@ class Occupancy(Domain):
     def _judged(
         self, recording: Recording, model: OccupancyModel, version: str, intervals: pl.DataFrame | None
     ) -> pl.DataFrame:
-        """The pipeline's results with a model that has no folder of its own."""
+        """The pipeline's results with a model, which need not have a folder of its own."""
         with TemporaryDirectory() as folder:
             model.save(Path(folder))
             return self.results(recording, Path(folder), version, intervals)

@@ -45,23 +45,20 @@ def adapt(
     Returns:
         The model, and its errors, see `evaluate.judged`; `rmse_shared`: of the network alone.
     """
-    config, shares, several = model.config, torch.empty(len(known), 3), len(known.keys) > 1
+    config, shares = model.config, torch.empty(len(known), 3)
 
     def fitted(numbers: list[int]) -> tuple[OneSite, list[float]]:
         return _fitted(model, known.of(torch.tensor(numbers)), recipe, seed)
 
-    total = 1
-    for part, (network, _) in by_the_others(len(known.keys), fitted, folds=folds, progress=progress):
+    apart, (network, curve) = by_the_others(len(known.keys), fitted, folds=folds, progress=progress)
+    for part, (one, _) in apart:
         chosen = torch.tensor(part)
-        shares[torch.isin(known.engine, chosen)] = predict(network, Samples(known.of(chosen), config, model.scaling))
-        total += 1
-    network, curve = fitted([*range(len(known.keys))])
-    progress(total, total)
-    judging = known if several else known.of(torch.empty(0, dtype=torch.int64))
+        shares[torch.isin(known.engine, chosen)] = predict(one, Samples(known.of(chosen), config, model.scaling))
+    judging = known if apart else known.of(torch.empty(0, dtype=torch.int64))
     given = shares[: len(judging)]
     interval = Interval.fit(given, judging.rul, life=judging.engine, cap=config.cap, coverage=config.coverage)
     own = {**model.scaling.limits_with(known), "low": interval.low, "high": interval.high}
-    figures = _errors(interval.ends(given)[0], judging, config) if several else {}
+    figures = _errors(interval.ends(given)[0], judging, config) if apart else {}
     shared = _errors(model.predict(known)["rul"], known, config)
     adapted = RulModel(config, model.parts.cpu(), torch.device("cpu"), network.added(model.sites, site, own))
     return Adapted(adapted, {**figures, "rmse_shared": shared["rmse"]}, curve)

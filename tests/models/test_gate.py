@@ -54,6 +54,14 @@ def test_one_that_nothing_judged_may_if_a_person_says_so() -> None:
     assert "expected finite numbers from a first" in refusal(broken, None, force=True)
 
 
+@pytest.mark.parametrize(("score", "lower", "fits"), [(9.0, True, True), (9.1, True, False), (8.9, False, False)])
+def test_it_must_reach_its_floor_without_a_champion_too(score: float, lower: bool, fits: bool) -> None:
+    new = replace(candidate(score, lower=lower), floor=("that of the shared network", 9.0))
+    said = f"expected a RMSE of {'at most' if lower else 'at least'} 9, that of the shared network, got {score:.4g}"
+    assert refusal(new, None) == refusal(new, STANDING) == ("" if fits else said)
+    assert refusal(new, None, force=True) == ""
+
+
 def test_a_champion_without_numbers_is_replaced_and_one_that_does_not_load_is_not() -> None:
     assert refusal(candidate(99.0, math.nan), STANDING) == ""
 
