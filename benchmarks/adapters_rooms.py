@@ -22,7 +22,7 @@ from tocsin.models.occupancy.adapt import GAIN, RECIPE, Day, adapt, by_room, day
 from tocsin.models.occupancy.config import OccupancyConfig
 from tocsin.models.occupancy.data import read
 from tocsin.models.occupancy.model import OccupancyModel
-from tocsin.models.occupancy.train import Room, fit, labelled, learn, rooms
+from tocsin.models.occupancy.train import Recipe, Room, fit, labelled, learn, rooms
 from tocsin.models.training import begin
 from tocsin.pipelines.occupancy import minutes
 
@@ -30,7 +30,10 @@ SEEDS, DAYS = range(3), (1, 3, 10)
 TRAINING, JUDGING = ("uci", "sdu", "windesheim"), ("sdu", "windesheim", "robod")
 JUDGED = 1 / 3
 """Share of a room's days that judge."""
+EVERY = 3
+"""Of each third minute's answer the figures are made, since adjacent minutes are alike."""
 CONFIG = OccupancyConfig()
+ANEW = Recipe(batch=128)
 FINE_TUNING = 1e-3
 """Learning rate of fine-tuning all weights with the adapter's other settings: the best of 1e-3 and 3e-4 on other days."""
 METHODS = ("shared network", "adapter", "adapter if the command accepts it", "fine-tuning", "training anew")
@@ -49,7 +52,7 @@ def quality(directory: Path) -> None:
             pool, test = _split(days(table, CONFIG))
             for seed, base in zip(SEEDS, bases, strict=True):
                 for count in DAYS:
-                    for method, f1 in _each(base, table, _drawn(pool, count, seed), test, seed).items():
+                    for method, f1 in _each(base, _drawn(pool, count, seed), test, seed).items():
                         found[count, name, method].append(f1)
             print(name, *(f"{count}: {_row(found, count, [name])}" for count in DAYS), flush=True)
     print(f"\n| days | {' | '.join(METHODS)} |\n|---|{'---|' * len(METHODS)}")
@@ -57,9 +60,7 @@ def quality(directory: Path) -> None:
         print(f"| {count} | {_row(found, count, names)} |")
 
 
-def _each(
-    base: OccupancyModel, table: pl.DataFrame, known: Sequence[Day], test: Sequence[Day], seed: int
-) -> dict[str, float]:
+def _each(base: OccupancyModel, known: Sequence[Day], test: Sequence[Day], seed: int) -> dict[str, float]:
     """F1 of each method."""
     adapted = adapt(base, "room", known, seed=seed, folds=5)
     shared, own = _f1(base, test), _f1(adapted.model.at("room"), test)
@@ -96,7 +97,7 @@ def _anew(known: Sequence[Day], seed: int) -> OccupancyModel:
         occupied = torch.full_like(room.occupied, torch.nan)
         occupied[rows] = room.occupied[rows]
         only.append(Room(room.features, occupied))
-    return fit([only], CONFIG, seed=seed)
+    return fit([only], CONFIG, ANEW, seed=seed)
 
 
 def _minutes(directory: Path) -> pl.DataFrame:
@@ -108,7 +109,8 @@ def _split(known: Sequence[Day]) -> tuple[list[Day], list[Day]]:
     """The days to draw from, ten at least, and those that judge."""
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(7)).tolist()
     judging = min(round(JUDGED * len(known)), len(known) - max(DAYS))
-    return [known[number] for number in order[judging:]], [known[number] for number in order[:judging]]
+    test = [[(room, rows[::EVERY]) for room, rows in known[number]] for number in order[:judging]]
+    return [known[number] for number in order[judging:]], test
 
 
 def _drawn(pool: Sequence[Day], count: int, seed: int) -> list[Day]:
