@@ -1,0 +1,107 @@
+"""Intact walls: bricks, blocks, plaster and concrete, and crops of pictures of real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Canvas = NDArray[np.float32]
+"""`[H, W, 3]` RGB, 0 to 255."""
+REAL = 0.5
+"""Share of walls that are crops of real pictures, where there are any."""
+
+
+def noise(rng: np.random.Generator, scale: float, size: tuple[int, int]) -> Canvas:
+    """Smooth noise of variance about 1, `[H, W]`; `scale`: pixels between its independent values."""
+    rows, columns = (max(2, int(side / scale) + 2) for side in size)
+    coarse = rng.standard_normal((rows, columns)).astype(np.float32)
+    return np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def wall(rng: np.random.Generator, size: tuple[int, int], real: Sequence[NDArray[np.uint8]] = ()) -> Canvas:
+    """A wall without damage, in full view.
+
+    Args:
+        size: rows and columns.
+        real: pictures of intact walls, from which some are cropped.
+    """
+    if len(real) and rng.random() < REAL:
+        return crop(rng, real[rng.integers(len(real))], size)
+    return _textured(rng, _bricks(rng, size) if rng.random() < 0.6 else _plain(rng, size))
+
+
+def crop(rng: np.random.Generator, picture: NDArray[np.uint8], size: tuple[int, int], zoom: float = 2.2) -> Canvas:
+    """A random part of a picture, enlarged up to `zoom` times beyond what fills `size`, mirrored at random."""
+    rows, columns = size
+    scale = rng.uniform(1.02, zoom) * max(rows / picture.shape[0], columns / picture.shape[1])
+    scale = min(scale, max(4.0, 1.02 * max(rows / picture.shape[0], columns / picture.shape[1])))
+    method = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+    shape = (max(columns, round(picture.shape[1] * scale)), max(rows, round(picture.shape[0] * scale)))
+    large = cv2.resize(picture, shape, interpolation=method)
+    y, x = (int(rng.integers(0, n - m + 1)) for n, m in zip(large.shape, size, strict=False))
+    part = large[y : y + rows, x : x + columns].astype(np.float32)
+    return np.ascontiguousarray(part[:, ::-1] if rng.random() < 0.5 else part)
+
+
+def mosaic(rng: np.random.Generator, picture: NDArray[np.uint8], size: tuple[int, int]) -> Canvas:
+    """A large wall of one small picture: mirrored at its edges, again and again, enlarged up to twice."""
+    rows, columns = size
+    scale = rng.uniform(1.0, 2.0) * max(1.0, 160 / min(picture.shape[:2]))
+    large = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    pad = [max(0, n - m) for n, m in zip(size, large.shape, strict=False)]
+    while max(pad):  # OpenCV mirrors once at most
+        step = [min(p, n - 1) for p, n in zip(pad, large.shape, strict=False)]
+        large = cv2.copyMakeBorder(large, 0, step[0], 0, step[1], cv2.BORDER_REFLECT)
+        pad = [p - s for p, s in zip(pad, step, strict=True)]
+    return np.asarray(large[:rows, :columns], np.float32)
+
+
+def _plain(rng: np.random.Generator, size: tuple[int, int]) -> Canvas:
+    colour = 0.3 * rng.uniform(60, 230, 3) + 0.7 * rng.uniform(60, 230)
+    return np.zeros((*size, 3), np.float32) + colour.astype(np.float32)
+
+
+def _bricks(rng: np.random.Generator, size: tuple[int, int]) -> Canvas:
+    """Courses of bricks or blocks with joints, seen at a small angle or, sometimes, at any."""
+    side = max(size)
+    height = int(rng.integers(14, 110))
+    width, joint = int(height * rng.uniform(1.6, 3.8)), max(1, int(height * rng.uniform(0.04, 0.25)))
+    base = rng.uniform(40, 210) + rng.normal(0, 12, 3)
+    if rng.random() < 0.5:  # fired clay
+        base = rng.uniform(50, 220) * np.array([1, rng.uniform(0.45, 0.85), rng.uniform(0.3, 0.75)])
+    mortar = np.clip(base + rng.uniform(-90, 90), 8, 245)
+    image = np.zeros((2 * side, 2 * side, 3), np.float32) + mortar.astype(np.float32)
+    spread, wear = rng.uniform(2, 25), int(rng.integers(0, 3))
+    for row, y in enumerate(range(-height, 2 * side, height + joint)):
+        shift = int(rng.integers(-3, 4)) + (width // 2 if row % 2 else 0)
+        for x in range(-width - shift, 2 * side, width + joint):
+            colour = base + rng.normal(0, spread) + rng.normal(0, 4, 3)
+            worn = rng.integers(-wear, wear + 1, 4)
+            corners = (x + int(worn[0]), y + int(worn[1])), (x + width + int(worn[2]), y + height + int(worn[3]))
+            cv2.rectangle(image, *corners, colour.tolist(), -1)
+    if rng.random() < 0.6:  # joints cast a shadow
+        edge = image.mean(2)
+        image += rng.uniform(0.1, 0.5) * np.clip(np.roll(edge, 1, 0) - edge, -60, 60)[..., None]
+    angle = rng.uniform(-12, 12) if rng.random() < 0.8 else rng.uniform(0, 180)
+    turn = cv2.getRotationMatrix2D((side, side), angle, rng.uniform(0.9, 1.5))
+    image = np.asarray(cv2.warpAffine(image, turn, (2 * side, 2 * side), borderMode=cv2.BORDER_REFLECT), np.float32)
+    top, left = side - size[0] // 2, side - size[1] // 2
+    return image[top : top + size[0], left : left + size[1]]
+
+
+def _textured(rng: np.random.Generator, image: Canvas) -> Canvas:
+    """Add grain, mottling, a gradient of light and pits."""
+    size = image.shape[0], image.shape[1]
+    for scale, strength in ((1.2, 8), (2, 9), (5, 11), (16, 13), (60, 22)):
+        image = image + rng.uniform(0.5, strength) * noise(rng, scale, size)[..., None]
+    if rng.random() < 0.5:
+        dark = image.mean((0, 1))
+        for _ in range(int(rng.integers(5, 80) * image.shape[0] * image.shape[1] / 224**2)):
+            at = int(rng.integers(0, size[1])), int(rng.integers(0, size[0]))
+            axes = int(rng.integers(1, 4)), int(rng.integers(1, 3))
+            colour = (dark - rng.uniform(10, 70)).tolist()
+            cv2.ellipse(image, at, axes, int(rng.integers(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
+    return np.asarray(image, np.float32)
