@@ -69,8 +69,8 @@ RESULTS = pa.schema(
 """Columns of a frame: the number of frames missing before it; the most probable damage, the probability of any and of each, and
 whether the frame counts as damaged; the damaged share of the picture, by how much it has grown since the camera first showed this
 place, and whether that counts; how far the camera has moved since; the number of the place; how many patches were looked at
-closely; the probability of damage at each place, in rows from the top; the path of the frame in the lake, if it is kept; and whether
-the camera's last frames are like the training data, and what of them is not."""
+closely; the probability of damage at each place, in rows from the top; the path of the frame in the lake, if it is kept; and
+whether the camera's last frames are like the training data, and what of them is not."""
 
 
 REVIEW = pa.schema(

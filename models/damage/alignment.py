@@ -22,7 +22,7 @@ LEAST = 0.35
 """Correlation of fine structure below which another place is shown."""
 
 Aligner = Callable[[Grey, Grey], tuple[float, float] | None]
-"""A reference and a picture `[H, W]` -> how far down and right its contents have moved, as shares of its sides; None: another place."""
+"""A reference and a picture `[H, W]` -> how far down and right its contents moved, as shares of its sides; None: another place."""
 
 
 def phase(reference: Grey, picture: Grey) -> tuple[float, float] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tocsin.models.domain import SIM, Domain, Evaluation, Feed, Option, Shot, Trained, Training, shown
 
@@ -46,13 +46,12 @@ class Damage(Domain):
         Raises:
             ValueError: there are no pictures.
         """
-        from tocsin.models import registry
-        from tocsin.models.attempts import Attempt, keep
+        from tocsin.models.attempts import each_seed, keep
         from tocsin.models.damage.closer import Closer
         from tocsin.models.damage.closer_train import fit_closer, glances
         from tocsin.models.damage.config import DamageConfig
         from tocsin.models.damage.model import DamageModel
-        from tocsin.models.damage.train import Recipe, fit
+        from tocsin.models.damage.train import Outcome, Recipe, Report, fit
         from tocsin.models.damage.trunk import Trunk
         from tocsin.models.trained import placed
 
@@ -65,22 +64,19 @@ class Damage(Domain):
         folders = _folders(run)
         lessons, weights, unseen, real = _lessons(run, folders, recipe, trunk)
         usual = _appearance(folders)
-        attempts: dict[int, Attempt[DamageModel]] = {}
-        for seed in run.seeds:
-            task = run.progress.add_task(f"seed {seed}", total=recipe.frames)
-            curve = registry.Curve()
+
+        def one(seed: int, report: Report) -> Outcome:
             config = DamageConfig(appearance=usual)
-            network = fit(lessons, weights, config, recipe, seed=seed, told=curve.add)
+            network = fit(lessons, weights, config, recipe, seed=seed, report=report)
             model = DamageModel(config, network, Closer(config.network.width), trunk)
+            closer = fit_closer(model, glances(model, real, recipe.frames, seed=TRAIN_SEED), recipe, seed=seed)
+            model = DamageModel(config, network, closer, trunk)
+            return Outcome(model, _figures(model, unseen))
 
-            def drawing(task: Any = task) -> None:
-                run.progress.advance(task)
+        def line(figures: dict[str, float]) -> str:
+            return f": macro-F1 {figures['macro_f1']:.3f} on validation pictures"
 
-            looks = glances(model, real, recipe.frames, seed=TRAIN_SEED, progress=drawing)
-            model = DamageModel(model.config, network, fit_closer(model, looks, recipe, seed=seed), trunk)
-            figures = _figures(model, unseen)
-            line = f": macro-F1 {figures['macro_f1']:.3f} on validation pictures"
-            attempts[seed] = Attempt(model, figures["macro_f1"], curve.end(figures), figures, line)
+        _, attempts = each_seed(run, one, steps=recipe.steps, line=line)
         return keep(
             run,
             attempts,
@@ -118,7 +114,8 @@ class Damage(Domain):
         if budget is not None and not 0 <= budget <= 1:
             raise ValueError(f"--budget: expected a share from 0 to 1, got {budget}")
         model, found, kinds, dark, outside = load(folder), [], [], [], 0
-        for picture, kind in _labelled(data):
+        pictures, others = _labelled(data)
+        for picture, kind in pictures:
             finding = model(picture, budget=budget)
             found.append(finding.classes)
             kinds.append(kind)
@@ -133,6 +130,7 @@ class Damage(Domain):
             {"classes": by_class},
             baselines={"dark lines": {"auroc": area(np.array(dark), truth > 0)}},
             counted={"pictures": len(kinds), "damaged": int((truth > 0).sum())},
+            left_out={"pictures in folders that name no class": others},
             in_domain=share,
             lines=[
                 f"{name}: {of['pictures']:.0f} pictures, {shown(of['damaged'], 2)} taken for damaged, "
@@ -152,8 +150,8 @@ class Damage(Domain):
         return Feed(shots=map(Shot, frames), rate=rate, live="://" in source)
 
 
-def _labelled(data: str) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """Pictures and their classes."""
+def _labelled(data: str) -> tuple[Iterator[tuple[NDArray[np.uint8], int]], int]:
+    """Pictures and their classes, and how many have none."""
     import numpy as np
 
     from tocsin.models.damage.lessons import drawn
@@ -161,17 +159,15 @@ def _labelled(data: str) -> Iterator[tuple[NDArray[np.uint8], int]]:
 
     if data == SIM:
         rng = np.random.default_rng(TEST_SEED)
-        for picture, kind, _ in (drawn(rng) for _ in range(TEST)):
-            yield picture, kind
-        return
-    for one in labelled(Path(data)):
-        yield one.read(), one.number
+        return ((picture, kind) for picture, kind, _ in (drawn(rng) for _ in range(TEST))), 0
+    found, others = labelled(Path(data))
+    return ((one.read(), one.number) for one in found), others
 
 
 def _folders(run: Training) -> list[list[Labelled]]:
     from tocsin.models.damage.pictures import labelled
 
-    return [labelled(Path(folder)) for folder in run.data if folder != SIM]
+    return [labelled(Path(folder))[0] for folder in run.data if folder != SIM]
 
 
 def _lessons(

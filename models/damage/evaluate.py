@@ -56,10 +56,10 @@ def macro_f1(said: NDArray[np.int64], kinds: NDArray[np.int64]) -> float:
 
 
 def auroc(scores: NDArray[np.floating], truth: NDArray[np.bool_]) -> float | None:
-    """The share of pairs of a damaged and an intact picture in which the damaged one has the higher score; equal ones count half."""
+    """The share of pairs of a damaged and an intact picture in which the damaged one scores higher; equal ones count half."""
     if truth.all() or not truth.any():
         return None
-    values, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = np.cumsum(counts) - (counts - 1) / 2
     positive = float(truth.sum())
     total = float(ranks[inverse][truth].sum()) - positive * (positive + 1) / 2

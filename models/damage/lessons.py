@@ -1,4 +1,4 @@
-"""What the network is trained on: pictures of known classes, augmented, and simulated ones with known places, as the network sees them."""
+"""What the network is trained on: real pictures, augmented, and simulated ones with known places, as the network sees them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tocsin.models.damage.frames import batch, scaled
 from tocsin.models.damage.network import CLASSES, DAMAGES
 from tocsin.models.damage.simulation.camera import taken
 from tocsin.models.damage.simulation.flaws import FLAWS, distraction
-from tocsin.models.damage.simulation.walls import wall
+from tocsin.models.damage.simulation.walls import stepped, wall
 from tocsin.models.damage.trunk import CELL, Seen, Trunk
 
 SHAPES = ((224, 224), (160, 320), (320, 160), (112, 448), (448, 112))
@@ -26,6 +26,8 @@ UNKNOWN = -1.0
 """Stands for the damaged share of a place that nobody has marked."""
 FAINT = 30
 """Pixels of drawn damage below which a picture is not used: nobody could tell."""
+STEPPED = 0.25
+"""Share of drawn cracks that follow the joints of bricks."""
 
 Picture = NDArray[np.uint8]
 
@@ -128,7 +130,10 @@ def drawn(rng: np.random.Generator, real: Sequence[Picture] = ()) -> tuple[Pictu
             image = distraction(rng, image)
         if rng.random() < 0.68:
             kind = int(rng.choice([1, 2, 3], p=[0.5, 0.25, 0.25]))
-            image, mask = FLAWS[CLASSES[kind]](rng, image, float(np.exp(rng.normal(0, 0.35))))
+            if kind == 1 and rng.random() < STEPPED:
+                image, mask = stepped(rng, size)
+            else:
+                image, mask = FLAWS[CLASSES[kind]](rng, image, float(np.exp(rng.normal(0, 0.35))))
         if kind and (mask > 0.3).sum() < FAINT:
             continue
         return taken(rng, image), kind, mask

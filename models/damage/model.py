@@ -11,16 +11,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from tocsin.models import files
 from tocsin.models.damage import closer
 from tocsin.models.damage.closer import Closer
 from tocsin.models.damage.config import DamageConfig
 from tocsin.models.damage.frames import CELL, Picture, Plan, batch, lost, plan, scaled
 from tocsin.models.damage.network import CLASSES, DamageNetwork, Judged
 from tocsin.models.damage.trunk import Seen, Trunk
-from tocsin.models.trained import WEIGHTS_FILE, placed
+from tocsin.models.trained import Stored, placed, restore
 from tocsin.models.vision.appearance import Eye
 from tocsin.operators.budget import refine
 
@@ -55,7 +54,7 @@ class Finding(NamedTuple):
         return CLASSES[1 + int(self.classes[1:].argmax())]
 
 
-class DamageModel:
+class DamageModel(Stored[DamageConfig]):
     """Trunk, network and patch budget in one.
 
     Args:
@@ -73,14 +72,9 @@ class DamageModel:
                 f"the model was trained on encoder {config.encoder}, got {trunk.name} {trunk.version}; "
                 "use that one, or train the model on this one"
             )
-        self.config, self.trunk = replace(config, encoder=trunk.version), trunk
-        self.network = network.to(trunk.device).eval().requires_grad_(False)
-        self.closer = near.to(trunk.device).eval().requires_grad_(False)
-
-    @property
-    def parameters(self) -> int:
-        """Number of trained parameters, without the encoder's."""
-        return sum(p.numel() for part in (self.network, self.closer) for p in part.parameters())
+        self.weights = nn.ModuleDict({"network": network, "closer": near}).requires_grad_(False)
+        super().__init__(replace(config, encoder=trunk.version), self.weights, trunk.device)
+        self.network, self.closer, self.trunk = network, near, trunk
 
     @cached_property
     def usual(self) -> Eye | None:
@@ -157,20 +151,6 @@ class DamageModel:
         classes = F.softmax(pictures.amax(0), 0)
         return Finding(classes.cpu().numpy(), places.sigmoid().cpu().numpy(), float(damaged.float().mean()), looks)
 
-    def save(self, directory: Path) -> None:
-        """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""
-        from safetensors.torch import save
-
-        from tocsin.models.trained import CONFIG_FILE
-
-        parts = {"network": self.network, "closer": self.closer}
-        weights = {
-            f"{name}.{key}": t.cpu().contiguous()
-            for name, part in parts.items()
-            for key, t in part.state_dict().items()
-        }
-        files.write({directory / CONFIG_FILE: files.dumped(self.config), directory / WEIGHTS_FILE: save(weights)})
-
 
 def load(directory: Path | str = SHIPPED, device: str = "auto") -> DamageModel:
     """Read a model.
@@ -179,8 +159,6 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> DamageModel:
         ValueError: the model was trained on another encoder than the one found here.
     """
     config = DamageConfig.load(Path(directory))
-    weights = files.read_weights(Path(directory) / WEIGHTS_FILE)
-    network, near = DamageNetwork(config.network), Closer(config.network.width)
-    for name, part in (("network.", network), ("closer.", near)):
-        part.load_state_dict({key.removeprefix(name): t for key, t in weights.items() if key.startswith(name)})
-    return DamageModel(config, network, near, Trunk(placed(device)))
+    model = DamageModel(config, DamageNetwork(config.network), Closer(config.network.width), Trunk(placed(device)))
+    restore(model.weights, Path(directory))
+    return model

@@ -50,28 +50,29 @@ class Labelled:
             raise ValueError(f"{self.path}: {reason}; remove it, or replace it with a whole one") from None
 
 
-def labelled(folder: Path) -> list[Labelled]:
-    """The pictures in a folder's subfolders, at any depth, whose names are in `FOLDERS`, sorted by their paths.
+def labelled(folder: Path) -> tuple[list[Labelled], int]:
+    """The pictures in a folder's subfolders, at any depth, whose names are in `FOLDERS`, and how many lie elsewhere in it.
 
     Raises:
         ValueError: there are none.
     """
-    found = list(_within(folder, None))
+    every = list(_within(folder, None))
+    found = [Labelled(path, kind) for path, kind in every if kind]
     if not found:
         names = ", ".join(name for names in FOLDERS.values() for name in names[:1])
         raise ValueError(
             f"{folder}: expected folders of pictures such as {names}, got none; sort the pictures into them"
         )
-    return found
+    return found, len(every) - len(found)
 
 
-def _within(folder: Path, kind: str | None) -> Iterator[Labelled]:
+def _within(folder: Path, kind: str | None) -> Iterator[tuple[Path, str | None]]:
     kind = _KINDS.get(folder.name.lower().replace("_", " ").replace("-", " "), kind)
     for entry in listed(folder):
         if entry.is_dir():
             yield from _within(entry, kind)
-        elif kind and entry.suffix.lower() in PICTURES:
-            yield Labelled(entry, kind)
+        elif entry.suffix.lower() in PICTURES:
+            yield entry, kind
 
 
 def held_back(pictures: list[Labelled]) -> tuple[list[Labelled], list[Labelled]]:

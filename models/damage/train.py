@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from tocsin.models.damage.network import DamageNetwork, Judged
 from tocsin.models.damage.trunk import Seen
 from tocsin.models.training import Optimization, begin
 
-Told = Callable[[str, float, int], None]
-"""The name of a figure, its value, the step."""
+Report = Callable[[int, float], None]
+"""Called with each step and its loss."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,19 @@ class Recipe:
     closer_steps: int = 300
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What the training of one seed came to: a `DamageModel`, and its figures on validation pictures."""
+
+    model: Any
+    figures: Mapping[str, float]
+
+    @property
+    def score(self) -> float:
+        """By which seeds are compared."""
+        return self.figures["macro_f1"]
+
+
 def fit(
     lessons: Sequence[Lessons],
     weights: Sequence[float],
@@ -58,13 +72,12 @@ def fit(
     recipe: Recipe,
     *,
     seed: int,
-    told: Told = lambda name, value, step: None,
+    report: Report = lambda step, loss: None,
 ) -> DamageNetwork:
     """Train a network.
 
     Args:
         weights: of each source of the lessons.
-        told: called with the loss, now and then.
     """
     begin(seed, threads=1)
     rng = np.random.default_rng(seed)
@@ -78,14 +91,10 @@ def fit(
         weight_decay=recipe.weight_decay,
         rise=0.2,
     )
-    total = 0.0
-    for number in range(1, recipe.steps + 1):
+    for number in range(recipe.steps):
         seen, kinds, shares = sampled(rng, lessons, weights, recipe.pictures)
         judged = network(_noisy(seen, recipe.noise))
-        total += optimization.step(loss(judged, kinds, shares, places=recipe.places))
-        if number % 50 == 0:
-            told("loss", total / 50, number)
-            total = 0.0
+        report(number, optimization.step(loss(judged, kinds, shares, places=recipe.places)))
     return network.eval()
 
 

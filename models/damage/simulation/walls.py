@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -64,32 +65,99 @@ def _plain(rng: np.random.Generator, size: tuple[int, int]) -> Canvas:
     return np.zeros((*size, 3), np.float32) + colour.astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Bond:
+    """How bricks are laid: sides of a brick and width of a joint, in pixels; by how much each second course is shifted."""
+
+    height: int
+    width: int
+    joint: int
+    shift: int
+
+    @classmethod
+    def of(cls, rng: np.random.Generator) -> Bond:
+        """Some bond."""
+        height = int(rng.integers(14, 110))
+        width = int(height * rng.uniform(1.6, 3.8))
+        return cls(height, width, max(1, int(height * rng.uniform(0.04, 0.25))), width // 2)
+
+    def stair(self, rng: np.random.Generator, length: int) -> NDArray[np.float32]:
+        """A way along the joints, down a course and across half a brick, through the middle of a square of `length`; `[N, 2]`."""
+        row, column = self.height + self.joint, self.width + self.joint
+        y, x = (length // 2 // row) * row - self.joint / 2, (length // 2 // column) * column - self.joint / 2
+        down, side, points = [], rng.choice([-1, 1]), [(x, y)]
+        for _ in range(int(rng.integers(2, 7))):
+            if rng.random() < 0.25:
+                side = -side
+            across = self.shift + self.joint / 2 if rng.random() < 0.8 else column
+            down = [(points[-1][0] + side * across, points[-1][1])]
+            points += [*down, (down[0][0], down[0][1] + row)]
+        return np.array(points, np.float32)
+
+
 def _bricks(rng: np.random.Generator, size: tuple[int, int]) -> Canvas:
-    """Courses of bricks or blocks with joints, seen at a small angle or, sometimes, at any."""
-    side = max(size)
-    height = int(rng.integers(14, 110))
-    width, joint = int(height * rng.uniform(1.6, 3.8)), max(1, int(height * rng.uniform(0.04, 0.25)))
+    return _laid(rng, size, split=False)[0]
+
+
+def stepped(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Canvas, NDArray[np.float32]]:
+    """A wall of bricks that has come apart along its joints, and the damaged share of each pixel."""
+    image, mask = _laid(rng, size, split=True)
+    return _textured(rng, image), mask
+
+
+def _laid(rng: np.random.Generator, size: tuple[int, int], *, split: bool) -> tuple[Canvas, NDArray[np.float32]]:
+    """Courses of bricks or blocks with joints, seen at a small angle or, sometimes, at any; and the gap in them."""
+    side, bond = max(size), Bond.of(rng)
     base = rng.uniform(40, 210) + rng.normal(0, 12, 3)
     if rng.random() < 0.5:  # fired clay
         base = rng.uniform(50, 220) * np.array([1, rng.uniform(0.45, 0.85), rng.uniform(0.3, 0.75)])
-    mortar = np.clip(base + rng.uniform(-90, 90), 8, 245)
-    image = np.zeros((2 * side, 2 * side, 3), np.float32) + mortar.astype(np.float32)
-    spread, wear = rng.uniform(2, 25), int(rng.integers(0, 3))
-    for row, y in enumerate(range(-height, 2 * side, height + joint)):
-        shift = int(rng.integers(-3, 4)) + (width // 2 if row % 2 else 0)
-        for x in range(-width - shift, 2 * side, width + joint):
-            colour = base + rng.normal(0, spread) + rng.normal(0, 4, 3)
-            worn = rng.integers(-wear, wear + 1, 4)
-            corners = (x + int(worn[0]), y + int(worn[1])), (x + width + int(worn[2]), y + height + int(worn[3]))
-            cv2.rectangle(image, *corners, colour.tolist(), -1)
-    if rng.random() < 0.6:  # joints cast a shadow
-        edge = image.mean(2)
-        image += rng.uniform(0.1, 0.5) * np.clip(np.roll(edge, 1, 0) - edge, -60, 60)[..., None]
+    mortar = np.clip(base.mean() + rng.uniform(-90, 90) + rng.normal(0, 8, 3), 8, 245)
+    image = np.zeros((2 * side, 2 * side, 3), np.float32) + base.astype(np.float32)
+    solid = np.zeros((2 * side, 2 * side), np.float32)
+    spread, wear = rng.uniform(2, 25), int(rng.integers(0, 4))
+    for row, y in enumerate(range(0, 2 * side, bond.height + bond.joint)):
+        for x in range(-bond.width, 2 * side, bond.width + bond.joint):
+            left = x + (bond.shift if row % 2 else 0)
+            worn = rng.integers(-wear, wear + 1, 4) if bond.joint > 2 else np.zeros(4, int)
+            corners = (
+                (left + int(worn[0]), y + int(worn[1])),
+                (left + bond.width + int(worn[2]), y + bond.height + int(worn[3])),
+            )
+            cv2.rectangle(image, *corners, (base + rng.normal(0, spread) + rng.normal(0, 4, 3)).tolist(), -1)
+            cv2.rectangle(solid, *corners, 1.0, -1)
+    gap = np.zeros_like(solid)
+    if split:
+        points = (bond.stair(rng, 2 * side) * 16).astype(np.int32)
+        cv2.polylines(gap, [points], False, 1.0, max(2, round(bond.joint * rng.uniform(0.4, 1.2))), cv2.LINE_AA, 4)
+    image, solid, gap = _weathered(rng, image, solid, gap)
+    edge = cv2.GaussianBlur(solid, (0, 0), rng.uniform(0.5, 1.2))
+    image = image + rng.uniform(0, 14) * noise(rng, rng.uniform(6, 40), solid.shape)[..., None]  # type: ignore[arg-type]
+    laid = edge[..., None] * image + (1 - edge[..., None]) * (
+        mortar + rng.uniform(2, 16) * noise(rng, 2, solid.shape)[..., None]
+    )  # type: ignore[arg-type]
+    laid += rng.uniform(0, 55) * np.clip(edge - np.roll(edge, 2, 0), -1, 1)[..., None]  # joints lie in shadow
+    if split:
+        dark = laid.mean((0, 1)) * rng.uniform(0.03, 0.4)
+        alpha = np.clip(gap * rng.uniform(0.8, 1.1), 0, 1)[..., None]
+        laid = laid * (1 - alpha) + alpha * dark
     angle = rng.uniform(-12, 12) if rng.random() < 0.8 else rng.uniform(0, 180)
     turn = cv2.getRotationMatrix2D((side, side), angle, rng.uniform(0.9, 1.5))
-    image = np.asarray(cv2.warpAffine(image, turn, (2 * side, 2 * side), borderMode=cv2.BORDER_REFLECT), np.float32)
     top, left = side - size[0] // 2, side - size[1] // 2
-    return image[top : top + size[0], left : left + size[1]]
+    seen = []
+    for part in (laid.astype(np.float32), gap):
+        turned = cv2.warpAffine(part, turn, (2 * side, 2 * side), borderMode=cv2.BORDER_REFLECT)
+        seen.append(np.asarray(turned[top : top + size[0], left : left + size[1]], np.float32))
+    return seen[0], seen[1]
+
+
+def _weathered(rng: np.random.Generator, *parts: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """The parts of a wall with edges that are no longer straight."""
+    size = parts[0].shape[0], parts[0].shape[1]
+    amount = [rng.uniform(0.2, 1.2), rng.uniform(0.2, 2.5)]
+    away = [sum(a * noise(rng, scale, size) for a, scale in zip(amount, (4, 14), strict=True)) for _ in range(2)]
+    y, x = np.mgrid[0 : size[0], 0 : size[1]].astype(np.float32)
+    at = [np.asarray(grid + shift, np.float32) for grid, shift in zip((x, y), away, strict=True)]
+    return [np.asarray(cv2.remap(p, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), np.float32) for p in parts]
 
 
 def _textured(rng: np.random.Generator, image: Canvas) -> Canvas:
