@@ -40,7 +40,7 @@ class Place(NamedTuple):
     Args:
         grey: `[90, 160] uint8`, the picture with which others are aligned.
         damaged: `GRID float32`, the damaged share of each cell, the mean of the first frames.
-        count: frames of the place, up to `settle`.
+        seen: frames of the place, up to `settle`.
         deviation: mean absolute deviation of these frames' extents from their mean.
         growth: averaged.
         places: places that the camera has shown.
@@ -48,7 +48,7 @@ class Place(NamedTuple):
 
     grey: Tensor
     damaged: Tensor
-    count: Tensor
+    seen: Tensor
     deviation: Tensor
     growth: Tensor
     places: Tensor
@@ -93,13 +93,13 @@ def step(
         damaged: `GRID`, the damaged share of each cell.
         align: see `Aligner`.
     """
-    shift = align(place.grey.numpy(), grey) if int(place.count) else None
+    shift = align(place.grey.numpy(), grey) if int(place.seen) else None
     if shift is None:
         number = int(place.places) + 1
         new = Place.blank()._replace(
             grey=torch.from_numpy(grey.copy()),
             damaged=torch.from_numpy(damaged.copy()),
-            count=torch.tensor(1),
+            seen=torch.tensor(1),
             places=torch.tensor(number),
         )
         return Grown(None, None, None, number), new
@@ -107,14 +107,14 @@ def step(
     here = _back(damaged, shift)
     both = np.isfinite(here)
     now, then = float(here[both].mean()), float(place.damaged.numpy()[both].mean())
-    count = int(place.count)
+    count = int(place.seen)
     if count < config.settle:
         share = 1 / (count + 1)
         mean = place.damaged.numpy() + share * (np.where(both, here, place.damaged.numpy()) - place.damaged.numpy())
         deviation = float(place.deviation) + (abs(now - then) - float(place.deviation)) / count
         settled = place._replace(
             damaged=torch.from_numpy(mean.astype(np.float32)),
-            count=torch.tensor(count + 1),
+            seen=torch.tensor(count + 1),
             deviation=torch.tensor(deviation, dtype=torch.float32),
         )
         return Grown(None, None, moved, int(place.places)), settled

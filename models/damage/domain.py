@@ -190,15 +190,15 @@ def _lessons(
     for source, (first, last) in enumerate(halves):
         counts = np.bincount([picture.number for picture in first], minlength=4)
         copies = min(recipe.copies, max(1, recipe.most // max(len(first), 1)))
-        for picture in first:
-            twice = 2 * counts[picture.number] < counts.max()
-            image = picture.read()
+        for one in first:
+            twice = 2 * counts[one.number] < counts.max()
+            image = one.read()
             for _ in range(copies * (2 if twice else 1)):
-                collected.add(augmented(rng, image), picture.number, source=source)
-        for picture in last:
-            unseen.add(fitted(picture.read()), picture.number, source=source)
+                collected.add(augmented(rng, image), one.number, source=source)
+        for one in last:
+            unseen.add(fitted(one.read()), one.number, source=source)
         weights.append(recipe.real)
-    real = [picture.read() for first, _ in halves for picture in first if picture.kind == "intact"]
+    real = [one.read() for first, _ in halves for one in first if one.kind == "intact"]
     if SIM in run.data:
         for _ in range(recipe.drawn):
             picture, kind, mask = drawn(rng, real)

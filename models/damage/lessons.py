@@ -165,10 +165,10 @@ def sampled(
         for kind in of.kinds[mine].unique().tolist():
             chosen = mine & (of.kinds == kind)
             chance[chosen] = weight / int(chosen.sum()) / len(of.kinds[mine].unique())
-    chance = chance.numpy() / float(chance.sum())
-    at = torch.from_numpy(rng.choice(len(chance), count, p=chance.astype(float) / chance.astype(float).sum()))
+    share = chance.double() / chance.double().sum()
+    at = torch.from_numpy(rng.choice(len(share), count, p=share.numpy()))
     maps = [*(maps[at].float() for maps in of.seen[:2]), of.seen.grey[at], of.shares[at]]
-    flips = [axis for axis, chance in ((-1, 0.5), (-2, 0.3)) if rng.random() < chance]
+    flips = [axis for axis, often in ((-1, 0.5), (-2, 0.3)) if rng.random() < often]
     if flips:
         maps = [part.flip(flips) for part in maps]
     return Seen(*maps[:3]), of.kinds[at], maps[3]

@@ -77,4 +77,4 @@ def test_another_place_begins_anew() -> None:
     for number in range(6):
         _, memory = step(memory, view(3, noise=number), damaged(4), config)
     grown, memory = step(memory, view(8), damaged(20), config)
-    assert (grown.growth, grown.moved, grown.place) == (None, None, 2) and int(memory.count) == 1
+    assert (grown.growth, grown.moved, grown.place) == (None, None, 2) and int(memory.seen) == 1

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from tocsin.models.damage.simulation.walls import Canvas
 
 
-def taken(rng: np.random.Generator, image: Canvas, *, strength: float = 1.0) -> NDArray[np.uint8]:
+def taken(rng: np.random.Generator, wall: Canvas, *, strength: float = 1.0) -> NDArray[np.uint8]:
     """A picture of a wall `[H, W, 3]` by some camera in some light.
 
     Args:
         strength: of everything that is done to it; 0: nothing but rounding.
     """
-    s = strength
+    s, image = strength, np.asarray(wall, np.float64)
     if s and rng.random() < 0.15:
         image = np.repeat(image.mean(2, keepdims=True), 3, 2)
     mean = image.mean()

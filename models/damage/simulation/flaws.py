@@ -57,7 +57,7 @@ def crack(rng: np.random.Generator, image: Canvas, scale: float = 1.0) -> tuple[
         jitter = cv2.GaussianBlur(rng.uniform(0.3, 1.7, (len(points), 1)).astype(np.float32), (1, 5), 0)[:, 0]
         taper = np.minimum(1, np.linspace(rng.uniform(0.8, 4), rng.uniform(0.2, 4), len(points)))
         _stroke(mask, points, (wide * jitter * taper).astype(np.float32))
-    ragged = rng.uniform(0, 1.5) * noise(rng, rng.uniform(2, 6), mask.shape)  # type: ignore[arg-type]
+    ragged = rng.uniform(0, 1.5) * noise(rng, rng.uniform(2, 6), mask.shape)
     mask = cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.6, 1.6) * max(1.0, width / 4))
     mask = np.clip(mask * (1 + 0.4 * ragged * (mask < 0.9)), 0, 1).astype(np.float32)
     mask = np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA), np.float32)
@@ -121,7 +121,7 @@ def efflorescence(rng: np.random.Generator, image: Canvas, scale: float = 1.0) -
         level = size[0] * rng.uniform(0.2, 0.9) + 12 * scale * noise(rng, 30 * scale, size)
         y = np.arange(size[0], dtype=np.float32)[:, None]
         where = np.exp(-(((y - level) / (scale * rng.uniform(8, 40))) ** 2)).astype(np.float32)
-    powder = sum(noise(rng, g * max(scale, 0.5), size) for g in (1.5, 4.0, 10.0, 25.0)) / 2
+    powder = np.mean([2 * noise(rng, g * max(scale, 0.5), size) for g in (1.5, 4.0, 10.0, 25.0)], 0)
     alpha = np.clip(where * (rng.uniform(0.2, 0.9) + rng.uniform(0.2, 0.6) * powder), 0, 1)
     salt = np.clip(rng.uniform(165, 250) + rng.normal(0, 7, 3), 120, 255)
     bumps = noise(rng, scale * rng.uniform(2, 7), size)
@@ -162,8 +162,8 @@ def distraction(rng: np.random.Generator, image: Canvas) -> Canvas:
         out, colour, wide = image.copy(), (mean * rng.uniform(0.1, 1.3)).tolist(), int(rng.integers(1, 9))
         for _ in range(int(rng.integers(1, 3))):
             at = int(rng.integers(0, min(size)))
-            ends = ((0, at), (size[1], at)) if rng.random() < 0.5 else ((at, 0), (at, size[0]))
-            cv2.line(out, *ends, colour, wide, cv2.LINE_AA)
+            ends = [(0, at), (size[1], at)] if rng.random() < 0.5 else [(at, 0), (at, size[0])]
+            cv2.line(out, ends[0], ends[1], colour, wide, cv2.LINE_AA)
         return out
     out = image.copy()
     corner = int(rng.integers(0, size[1])), int(rng.integers(0, size[0]))

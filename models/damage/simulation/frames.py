@@ -29,7 +29,7 @@ def frame(
         share: of frames with damage.
     """
     over_real = len(real) > 0 and rng.random() < REAL
-    image = mosaic(rng, real[rng.integers(len(real))], size) if over_real else wall(rng, size)
+    image = mosaic(rng, real[int(rng.integers(len(real)))], size) if over_real else wall(rng, size)
     for _ in range(int(rng.integers(0, 3))):
         image = distraction(rng, image)
     kind, mask = 0, np.zeros(size, np.float32)

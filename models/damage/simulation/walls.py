@@ -30,7 +30,7 @@ def wall(rng: np.random.Generator, size: tuple[int, int], real: Sequence[NDArray
         real: pictures of intact walls, from which some are cropped.
     """
     if len(real) and rng.random() < REAL:
-        return crop(rng, real[rng.integers(len(real))], size)
+        return crop(rng, real[int(rng.integers(len(real)))], size)
     return _textured(rng, _bricks(rng, size) if rng.random() < 0.6 else _plain(rng, size))
 
 
@@ -131,10 +131,10 @@ def _laid(rng: np.random.Generator, size: tuple[int, int], *, split: bool) -> tu
         cv2.polylines(gap, [points], False, 1.0, max(2, round(bond.joint * rng.uniform(0.4, 1.2))), cv2.LINE_AA, 4)
     image, solid, gap = _weathered(rng, image, solid, gap)
     edge = cv2.GaussianBlur(solid, (0, 0), rng.uniform(0.5, 1.2))
-    image = image + rng.uniform(0, 14) * noise(rng, rng.uniform(6, 40), solid.shape)[..., None]  # type: ignore[arg-type]
+    image = image + rng.uniform(0, 14) * noise(rng, rng.uniform(6, 40), solid.shape)[..., None]
     laid = edge[..., None] * image + (1 - edge[..., None]) * (
         mortar + rng.uniform(2, 16) * noise(rng, 2, solid.shape)[..., None]
-    )  # type: ignore[arg-type]
+    )
     laid += rng.uniform(0, 55) * np.clip(edge - np.roll(edge, 2, 0), -1, 1)[..., None]  # joints lie in shadow
     if split:
         dark = laid.mean((0, 1)) * rng.uniform(0.03, 0.4)
@@ -154,10 +154,13 @@ def _weathered(rng: np.random.Generator, *parts: NDArray[np.float32]) -> list[ND
     """The parts of a wall with edges that are no longer straight."""
     size = parts[0].shape[0], parts[0].shape[1]
     amount = [rng.uniform(0.2, 1.2), rng.uniform(0.2, 2.5)]
-    away = [sum(a * noise(rng, scale, size) for a, scale in zip(amount, (4, 14), strict=True)) for _ in range(2)]
+    away = [amount[0] * noise(rng, 4, size) + amount[1] * noise(rng, 14, size) for _ in range(2)]
     y, x = np.mgrid[0 : size[0], 0 : size[1]].astype(np.float32)
     at = [np.asarray(grid + shift, np.float32) for grid, shift in zip((x, y), away, strict=True)]
-    return [np.asarray(cv2.remap(p, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), np.float32) for p in parts]
+    return [
+        np.asarray(cv2.remap(p, at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), np.float32)
+        for p in parts
+    ]
 
 
 def _textured(rng: np.random.Generator, image: Canvas) -> Canvas:
