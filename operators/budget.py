@@ -145,8 +145,11 @@ class PatchContext(nn.Module):
         sizes = match(
             looks=(looks, f"K {self.query.in_channels} h w"), context=(context, f"P {self.query.in_channels}")
         )
-        q = self.query(self.norm(looks)).flatten(2).unflatten(1, (self.heads, -1)).mT  # [K, H, h * w, D]
+        # Torch 2.13 ends the process in the gradient of a group norm over channels_last whose input needs none.
+        q = self.query(self.norm(looks.contiguous())).flatten(2).unflatten(1, (self.heads, -1))  # [K, H, D, h * w]
+        q = q.permute(1, 0, 3, 2).flatten(1, 2)  # [H, K * h * w, D]: all looks see the same patches
         tokens = torch.cat([self.registers.to(context.dtype), context])
         k, v = self.keys(tokens).unflatten(1, (2, self.heads, -1)).permute(1, 2, 0, 3)  # [H, R + P, D]
-        seen = F.scaled_dot_product_attention(q, k.expand(len(q), -1, -1, -1), v.expand(len(q), -1, -1, -1))
-        return looks + self.out(seen.mT.flatten(1, 2).unflatten(2, (sizes["h"], sizes["w"])))
+        seen = F.scaled_dot_product_attention(q[None], k[None], v[None])[0].unflatten(1, (len(looks), -1))
+        seen = seen.permute(1, 0, 3, 2).flatten(1, 2)  # [K, C, h * w]
+        return looks + self.out(seen.unflatten(2, (sizes["h"], sizes["w"])))

@@ -189,7 +189,6 @@ class Inspect(Stage):
         classes = np.array([finding.classes for finding in found], np.float32).reshape(-1, 1 + len(DAMAGES))
         maps = np.array([_largest(finding.places.max(0)) for finding in found], np.float32).reshape(-1, *MAP)
         cells = [_cells(finding.places.max(0) >= self._model.config.place) for finding in found]
-        ctx.counts["looks"] += sum(finding.looks[0] for finding in found)
         columns = {
             "kind": pa.array([finding.kind for finding in found], pa.string()),
             "score": pa.array(scores),

@@ -10,7 +10,7 @@ from tocsin.models.damage.frames import CELL
 from tocsin.models.damage.model import load
 from tocsin.models.damage.simulation.watch import Watch
 
-SEED, SIZE = 4, (544, 960)
+SEED, SIZE = 10, (544, 960)
 
 
 def draw(axes: Axes) -> None:
