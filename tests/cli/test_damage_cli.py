@@ -47,7 +47,7 @@ def test_a_model_is_trained_on_pictures_and_drawings_and_judges_pictures(
     assert told["counted"]["pictures"] == 12 and told["figures"]["parameters"] == 42_427
     assert told["parts"]["classes"].keys() <= set(CLASSES)
     refused = CliRunner().invoke(app, [*command, "--budget", "2"])
-    assert refused.exit_code and "--budget: expected a share from 0 to 1, got 2.0" in refused.stderr
+    assert refused.exit_code and "--budget: expected a share from 0 to 1, got 2.0" in str(refused.exception)
 
 
 def test_pictures_of_any_size_videos_and_the_simulation_are_fed_alike(tmp_path: Path) -> None:

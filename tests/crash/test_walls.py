@@ -52,7 +52,7 @@ def shots(seed: int) -> Iterator[Shot]:
             ]
         for camera in range(CAMERAS):
             image, chance = next(views[camera]), rng.random()
-            shot = Shot(camera, sequence, simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=90))
+            shot = Shot(camera, sequence, simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=40))
             if chance < 0.02:
                 continue  # lost
             if 0.95 < chance < 0.98:

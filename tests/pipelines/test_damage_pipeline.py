@@ -94,10 +94,12 @@ def test_the_table_is_the_same_however_the_frames_are_split_and_cameras_do_not_m
 
 def test_a_large_frame_costs_its_budget_and_a_camera_that_goes_dark_rings() -> None:
     p = declared(budget=0.25)
-    frames = [*Watch(SEED, frames=20, begins=None, size=(720, 1280))]
+    large = [("a", at, frame) for at, frame in enumerate(Watch(SEED, frames=2, begins=None, size=(720, 1280)))]
+    assert {*replay(p, table(p, large))[0]["looks"]} == {3}
+    frames = [*Watch(SEED, frames=6, begins=None, size=(96, 160))]
     dark = [("a", at, frame if at < 5 else frame // 60) for at, frame in enumerate([*frames[:5], *[frames[5]] * 60])]
     rows, alerts = replay(p, table(p, dark))
-    assert {*rows["looks"]} == {3}
+    assert rows["looks"].sum() == 0
     (alert,) = [a for a in alerts if a.rule == "out_of_domain"]
     assert alert.transition == "raised" and "highlights" in alert.data["unlike"]
 
