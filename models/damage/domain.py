@@ -28,6 +28,8 @@ TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 1, 2, 3
 """Of the simulated pictures to train on, to validate on, and to test on."""
 VALIDATION, TEST = 300, 200
 """Numbers of simulated pictures."""
+USUAL = 40
+"""Simulated pictures that tell what is usual."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ def _appearance(folders: Sequence[Sequence[Labelled]]) -> Appearance:
 
     eye, rng = Eye(), np.random.default_rng(TRAIN_SEED)
     recordings = [eye.looks(picture.read() for picture in pictures[::4]) for pictures in folders]
-    recordings.append(eye.looks(drawn(rng)[0] for _ in range(40)))
+    recordings.append(eye.looks(drawn(rng)[0] for _ in range(USUAL)))
     # A wall has no up or down, and drones take crops of any shape.
     return replace(Appearance.fit(recordings), upright=(None, None), aspect=(None, None))
 
