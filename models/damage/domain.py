@@ -102,7 +102,7 @@ class Damage(Domain):
 
         Returns:
             Figures as of `tocsin.models.damage.evaluate.figures`, and `parameters`; those of each class; beside them a rule of
-            thumb, the share of pixels on dark lines.
+            thumb, how dark the darkest lines are.
 
         Raises:
             ValueError: the budget is no share.

@@ -67,11 +67,11 @@ def auroc(scores: NDArray[np.floating], truth: NDArray[np.bool_]) -> float | Non
 
 
 def lines(picture: NDArray[np.uint8]) -> float:
-    """The rule of thumb: the share of a picture's pixels that belong to dark lines of a few pixels."""
+    """The rule of thumb: how dark a picture's darkest lines are, beside their surroundings and its brightness."""
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     side = max(9, round(min(grey.shape) / 16)) | 1
-    dark = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, np.ones((side, side), np.uint8)).astype(np.float32)
-    return float((dark > 0.9 * grey.std() + 10).mean())
+    dark = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, np.ones((side, side), np.uint8))
+    return float(np.quantile(dark, 0.99) / (grey.mean() + 1))
 
 
 def parts(
