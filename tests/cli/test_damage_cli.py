@@ -35,7 +35,7 @@ def test_a_model_is_trained_on_pictures_and_drawings_and_judges_pictures(
     monkeypatch.chdir(tmp_path)
     for name in ("VALIDATION", "USUAL"):
         monkeypatch.setattr(module, name, 2)
-    monkeypatch.setattr("tocsin.models.damage.closer_train.SIZES", ((450, 800),))
+    monkeypatch.setattr("tocsin.models.damage.closer_train.SIZES", ((544, 960),))
     monkeypatch.setattr("tocsin.models.damage.train.Recipe.copies", 1)
     data = pictures(tmp_path / "walls", 6)
     command = ["--set", "mlflow.enabled=false", "train", "damage", "--data", str(data), "--data", "sim", "--json"]
