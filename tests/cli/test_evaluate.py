@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import simplejpeg
 from typer.testing import CliRunner
 
 from tests.cli.test_surprise_cli import pictures, seen
 from tests.docs.test_rul import write
+from tocsin.models.damage.lessons import drawn
+from tocsin.models.damage.network import CLASSES
 from tocsin.models.domain import Domain, Evaluation, Report
 from tocsin.models.field.simulation.feed import MINUTE_MS, START_MS, usual_halls
 from tocsin.models.field.simulation.feed import simulate as readings_of_hall
@@ -93,7 +96,18 @@ def hall(folder: Path) -> None:
     table.with_columns(time=pl.from_epoch("time", "ms").dt.to_string("iso:strict")).write_csv(folder / "hall.csv")
 
 
+def walls(folder: Path) -> None:
+    """Three drawn pictures of walls in folders by what they show, and one that nobody sorted."""
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        picture, kind, _ = drawn(rng)
+        place = folder / ("unsorted" if number == 3 else f"{CLASSES[kind]}")
+        place.mkdir(exist_ok=True)
+        (place / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(picture))
+
+
 SMALL: dict[str, Callable[[Path], None]] = {
+    "damage": walls,
     "field": hall,
     "irradiance": roof,
     "quality": plant,
@@ -104,6 +118,7 @@ SMALL: dict[str, Callable[[Path], None]] = {
 }
 """A small recording for each pipeline with a domain."""
 COUNTED: dict[str, dict[str, float]] = {
+    "damage": {"pictures": 3},
     "field": {"fields": 3, "places": 9},
     "irradiance": {"sites": 1, "hours": 72},
     "quality": {"keys": 2, "windows": 512},
@@ -113,6 +128,7 @@ COUNTED: dict[str, dict[str, float]] = {
     "touch": {"clips": 1, "frames": 30, "seconds": 1, "touches": 1},
 }
 LEFT_OUT = {
+    "damage": ("pictures in folders that name no class", range(1, 2)),
     "field": ("minutes with readings of fewer than 4 sensors", range(1, 2)),
     "irradiance": ("readings without a day before and a complete hour after", range(24, 25)),
     "quality": ("keys with fewer than 100 readings", range(1, 2)),

@@ -39,6 +39,7 @@ FOLLOWED = {
     "field.md",
     "occupancy.md",
     "surprise.md",
+    "damage.md",
     "touch.md",
     "missing-data.md",
     "intervals.md",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tocsin.models import files
+from tocsin.models.damage import model as damage
 from tocsin.models.field import model as field
 from tocsin.models.irradiance import model as irradiance
 from tocsin.models.occupancy import model as occupancy
@@ -94,6 +95,10 @@ def _quality(folder: Path) -> Any:
     return quality.load(folder, "cpu")
 
 
+def _damage(folder: Path) -> Any:
+    return damage.load(folder, "cpu")
+
+
 def _field(folder: Path) -> Any:
     return field.load(folder, "cpu")
 
@@ -106,6 +111,7 @@ def _field(folder: Path) -> Any:
         (irradiance.SITES, _irradiance),
         (quality.PLANTS, _quality),
         (field.HALLS, _field),
+        (damage.SHIPPED, _damage),
     ],
 )
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
@@ -125,6 +131,7 @@ def test_a_model_cut_short_is_refused_in_one_line(
     "config",
     [
         SurpriseConfig,
+        damage.DamageConfig,
         TouchConfig,
         irradiance.IrradianceConfig,
         quality.QualityConfig,

@@ -115,6 +115,7 @@ def test_pyfunc_estimates_fields_as_the_model_does(registered: Callable[..., str
 
 def test_pyfunc_loads_a_model_of_frames(registered: Callable[..., str]) -> None:
     columns = {
+        "damage": ["kind", "score", "crack", "spalling", "efflorescence", "extent"],
         "surprise": ["score", "level", "novel"],
         "touch": ["left_contact", "left_release", "right_contact", "right_release"],
     }

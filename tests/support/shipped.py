@@ -26,6 +26,7 @@ class Shipped:
 
 
 PIPELINES = {
+    "damage": Shipped("video.inspection", "SHIPPED", labelled=True),
     "field": Shipped("sensors.field", "HALLS"),
     "irradiance": Shipped("sensors.weather", "SITES"),
     "occupancy": Shipped("sensors.occupancy", "OFFICES", labelled=True, in_context=True),

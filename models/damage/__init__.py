@@ -1,0 +1,1 @@
+"""Structural damage: cracks, spalling and efflorescence in pictures of walls."""

@@ -1,0 +1,143 @@
+"""Training: the network on augmented and simulated pictures, then the closer looks on simulated frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tocsin.models.damage.config import DamageConfig
+from tocsin.models.damage.lessons import UNKNOWN, Lessons, sampled, targets
+from tocsin.models.damage.network import DamageNetwork, Judged
+from tocsin.models.damage.trunk import Seen
+from tocsin.models.training import Optimization, begin
+
+Report = Callable[[int, float], None]
+"""Called with each step and its loss."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the network is trained.
+
+    Args:
+        drawn: simulated pictures.
+        copies: augmented copies of each real picture, at most; rarer classes have twice as many.
+        most: augmented pictures of one collection.
+        steps: optimizer steps.
+        pictures: per step.
+        noise: deviation of the factor that each channel of tokens is multiplied by.
+        places: weight of the places' loss beside that of whole pictures.
+        real: weight of each real collection where the simulation has 1.
+        frames: simulated frames for the closer looks.
+        closer_steps: optimizer steps for them.
+    """
+
+    drawn: int = 3600
+    copies: int = 10
+    most: int = 1400
+    steps: int = 700
+    pictures: int = 24
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    noise: float = 0.1
+    places: float = 1.0
+    real: float = 0.35
+    frames: int = 200
+    closer_steps: int = 300
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the training of one seed came to: a `DamageModel`, and its figures on validation pictures."""
+
+    model: Any
+    figures: Mapping[str, float]
+
+    @property
+    def score(self) -> float:
+        """By which seeds are compared."""
+        return self.figures["macro_f1"]
+
+
+def fit(
+    lessons: Sequence[Lessons],
+    weights: Sequence[float],
+    config: DamageConfig,
+    recipe: Recipe,
+    *,
+    seed: int,
+    report: Report = lambda step, loss: None,
+) -> DamageNetwork:
+    """Train a network.
+
+    Args:
+        weights: of each source of the lessons.
+    """
+    begin(seed, threads=1)
+    rng = np.random.default_rng(seed)
+    network = DamageNetwork(config.network)
+    _scale(network, rng, lessons, weights)
+    network.train()
+    optimization = Optimization(
+        network,
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        rise=0.2,
+    )
+    for number in range(recipe.steps):
+        seen, kinds, shares = sampled(rng, lessons, weights, recipe.pictures)
+        judged = network(_noisy(seen, recipe.noise))
+        report(number, optimization.step(loss(judged, kinds, shares, places=recipe.places)))
+    return network.eval()
+
+
+def loss(judged: Judged, kinds: Tensor, shares: Tensor, *, places: float) -> Tensor:
+    """Cross-entropy of pictures; of their places, where these are known; and no damage in intact ones."""
+    total = F.cross_entropy(judged.pictures, kinds)
+    known = shares[:, 0, 0] != UNKNOWN
+    if known.any():
+        wanted = targets(kinds[known], shares[known])
+        each = F.binary_cross_entropy_with_logits(judged.places[known], wanted, reduction="none")
+        total = total + places * (each * (1 + 3 * wanted)).mean()
+    intact = (kinds == 0) & ~known
+    if intact.any():
+        total = total + 0.3 * F.softplus(judged.places[intact]).mean()
+    return total
+
+
+def _noisy(seen: Seen, deviation: float) -> Seen:
+    """Each channel of each picture times a random factor: another lens, another light."""
+
+    def times(maps: Tensor) -> Tensor:
+        return maps * (1 + deviation * torch.randn(len(maps), maps.shape[1], 1, 1))
+
+    return seen._replace(tokens=times(seen.tokens), wide=times(seen.wide)) if deviation else seen
+
+
+def _scale(
+    network: DamageNetwork, rng: np.random.Generator, lessons: Sequence[Lessons], weights: Sequence[float]
+) -> None:
+    """Set the network's scaling of tokens."""
+    parts = [sampled(rng, lessons, weights, 32)[0] for _ in range(20)]
+    maps = [torch.cat([part[n].transpose(0, 1).flatten(1) for part in parts], 1) for n in (0, 1)]
+    network.mean.copy_(torch.cat([m.mean(1) for m in maps]))
+    network.scale.copy_(1 / (torch.cat([m.std(1) for m in maps]) + 0.05))
+
+
+@torch.no_grad()
+def judged_all(network: nn.Module, lessons: Sequence[Lessons]) -> tuple[Tensor, Tensor]:
+    """The logits `[N, 4]` and the classes `[N]` of pictures."""
+    logits, kinds = [], []
+    for of in lessons:
+        for at in torch.arange(len(of.kinds)).split(32):
+            seen = Seen(of.seen.tokens[at].float(), of.seen.wide[at].float(), of.seen.grey[at])
+            logits.append(network(seen).pictures)
+            kinds.append(of.kinds[at])
+    return torch.cat(logits), torch.cat(kinds)
