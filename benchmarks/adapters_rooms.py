@@ -28,8 +28,8 @@ from tocsin.pipelines.occupancy import minutes
 
 SEEDS, DAYS = range(3), (1, 3, 10)
 TRAINING, JUDGING = ("uci", "sdu", "windesheim"), ("sdu", "windesheim", "robod")
-JUDGED = 1 / 3
-"""Share of a room's days that judge."""
+WHOLE, LEAST = 600, 5
+"""Labelled minutes of a day that is used, and days that judge at least."""
 EVERY = 3
 """Of each third minute's answer the figures are made, since adjacent minutes are alike."""
 CONFIG = OccupancyConfig()
@@ -106,11 +106,15 @@ def _minutes(directory: Path) -> pl.DataFrame:
 
 
 def _split(known: Sequence[Day]) -> tuple[list[Day], list[Day]]:
-    """The days to draw from, ten at least, and those that judge."""
-    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(7)).tolist()
-    judging = min(round(JUDGED * len(known)), len(known) - max(DAYS))
-    test = [[(room, rows[::EVERY]) for room, rows in known[number]] for number in order[:judging]]
-    return [known[number] for number in order[judging:]], test
+    """The days to draw from, ten at least, and those that judge: a third of those with people and a third of those without."""
+    whole = [day for day in known if sum(len(rows) for _, rows in day) >= WHOLE]
+    draw = torch.Generator().manual_seed(7)
+    by_kind = [[day for day in whole if (0 < _share(day) < 1) == kind] for kind in (True, False)]
+    mixed, other = ([part[n] for n in torch.randperm(len(part), generator=draw).tolist()] for part in by_kind)
+    judging = min(max(LEAST, len(whole) // 3), len(whole) - max(DAYS))
+    at = round(judging * len(mixed) / len(whole))
+    test = [*mixed[:at], *other[: judging - at]]
+    return [*mixed[at:], *other[judging - at :]], [[(room, rows[::EVERY]) for room, rows in day] for day in test]
 
 
 def _drawn(pool: Sequence[Day], count: int, seed: int) -> list[Day]:
