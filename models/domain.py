@@ -251,6 +251,7 @@ class Feed:
             `kind`, `from`, `to`, and numbers; times, or numbers of rows from the first one of this feed on. None: no context.
         rate: shots a second; tables are sent at the rate that the user requests.
         live: whether the shots arrive as they are taken.
+        views: so many shots in a row are of one moment, one by each camera of a rig.
     """
 
     tables: Iterable[pl.DataFrame] = ()
@@ -259,6 +260,7 @@ class Feed:
     announced: Callable[[], pl.DataFrame] | None = None
     rate: float = 1000.0
     live: bool = False
+    views: int = 1
 
 
 class Domain:

@@ -266,6 +266,11 @@ CAMERAS = Board(
                     note="By the numbers that the cameras give their frames.",
                     limit=0.05,
                 ),
+                Panel(
+                    "Frames of rigs without a partner, and partners of none",
+                    {f"{BY_PIPELINE} {kind}": rate(f"{kind}_total") for kind in ("unpaired", "unused")},
+                    "ops",
+                ),
                 Panel("Late frames", {BY_PIPELINE: rate("late_total")}, "ops"),
                 Panel("Frames that could not be decoded", {BY_PIPELINE: rate("dead_letters_total")}, "ops"),
             ],

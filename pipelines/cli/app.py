@@ -11,6 +11,7 @@ from tocsin.pipelines.cli import (
     ack,
     adapt,
     alerts,
+    align,
     backfill,
     calibrate,
     check,
@@ -76,7 +77,8 @@ for command in (
     joins_ray(status.status), joins_ray(orders.pause), joins_ray(orders.resume), joins_ray(orders.reload),
     joins_ray(orders.silence), alerts.alerts, ack.ack, query.query, plot.plot, plot.explain, train.train, adapt.adapt,
     evaluate.evaluate, promote.promote, promote.rollback, calibrate.calibrate,
-    compact.compact, joins_ray(reset.reset), backfill.backfill, frames.frames, contracts.contracts, rights.rights, ui.ui,
+    compact.compact, joins_ray(reset.reset), backfill.backfill, frames.frames, align.align, contracts.contracts,
+    rights.rights, ui.ui,
 ):  # fmt: skip
     about_a_domain = command in (feed.feed, train.train, adapt.adapt, evaluate.evaluate)
     app.command(cls=DomainCommand if about_a_domain else Command)(command)

@@ -100,7 +100,14 @@ def _stream(
 
     if domain_feed.shots is None:
         return _checked(domain_feed.tables, declared), 1000.0 if rate is None else rate
-    frames = sent(domain_feed.shots, camera=camera, rate=domain_feed.rate, live=domain_feed.live)
+    frames = sent(
+        domain_feed.shots,
+        camera=camera,
+        rate=domain_feed.rate,
+        live=domain_feed.live,
+        key=declared.key,
+        views=domain_feed.views,
+    )
     return frames, domain_feed.rate if rate is None else rate
 
 

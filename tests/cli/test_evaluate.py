@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import polars as pl
 import pytest
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from tests.cli.test_surprise_cli import pictures, seen
 from tests.docs.test_rul import write
+from tocsin.models.alignment.simulation.rig import Rig
 from tocsin.models.damage.lessons import drawn
 from tocsin.models.damage.network import CLASSES
 from tocsin.models.domain import Domain, Evaluation, Report
@@ -106,6 +108,19 @@ def walls(folder: Path) -> None:
         (place / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(picture))
 
 
+def rigs(folder: Path) -> None:
+    """Two pairs of frames of one scene, and one in which a camera sees nothing."""
+    sight = next(iter(Rig(3, pairs=1, every=1.0, start=12)))
+    for name, frame in (("a", sight.first), ("b", sight.second), ("dark", np.zeros_like(sight.first))):
+        cv2.imwrite(str(folder / f"{name}.png"), frame)
+    map_ = (sight.homography / sight.homography[2, 2]).ravel()
+    names = ["a11", "a12", "a13", "a21", "a22", "a23", "a31", "a32"]
+    lines = [
+        f"{one},{other}," + ",".join(map(str, map_[:8])) for one, other in (("a.png", "b.png"), ("a.png", "dark.png"))
+    ]
+    (folder / "pairs.csv").write_text("\n".join([",".join(["first", "second", *names]), lines[0], *lines]) + "\n")
+
+
 SMALL: dict[str, Callable[[Path], None]] = {
     "damage": walls,
     "field": hall,
@@ -115,6 +130,7 @@ SMALL: dict[str, Callable[[Path], None]] = {
     "occupancy": building,
     "surprise": dives,
     "touch": film,
+    "alignment": rigs,
 }
 """A small recording for each pipeline with a domain."""
 COUNTED: dict[str, dict[str, float]] = {
@@ -126,6 +142,7 @@ COUNTED: dict[str, dict[str, float]] = {
     "occupancy": {"rooms": 1},
     "surprise": {"clips": 2, "frames": 22, "seconds": 2.4, "novelties": 1},
     "touch": {"clips": 1, "frames": 30, "seconds": 1, "touches": 1},
+    "alignment": {"pairs": 2},
 }
 LEFT_OUT = {
     "damage": ("pictures in folders that name no class", range(1, 2)),
@@ -136,6 +153,7 @@ LEFT_OUT = {
     "occupancy": ("minutes without a known truth", range(30, 61)),
     "surprise": ("frames without one before them, from which they could be predicted", range(2, 3)),
     "touch": ("clips without a label", range(1, 2)),
+    "alignment": ("pairs in which a camera sees nothing", range(1, 2)),
 }
 
 

@@ -69,7 +69,7 @@ def test_a_group_says_what_it_is_for(shown: dict[str, str]) -> None:
 
 
 def test_a_shell_completes_commands() -> None:
-    asked = {"_TOCSIN_COMPLETE": "complete_bash", "COMP_WORDS": "tocsin al", "COMP_CWORD": "1"}
+    asked = {"_TOCSIN_COMPLETE": "complete_bash", "COMP_WORDS": "tocsin ale", "COMP_CWORD": "1"}
     done = subprocess.run("tocsin", env=environment(**asked), text=True, capture_output=True, shell=True)
     assert (done.returncode, done.stdout.split()) == (0, ["alerts"])
 

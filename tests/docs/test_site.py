@@ -44,6 +44,7 @@ FOLLOWED = {
     "missing-data.md",
     "intervals.md",
     "quality.md",
+    "alignment.md",
 }
 """Pages whose blocks are all run by a test."""
 COMMANDS = {command.name: command for command in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]

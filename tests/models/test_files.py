@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tocsin.models import files
+from tocsin.models.alignment import model as alignment
 from tocsin.models.damage import model as damage
 from tocsin.models.field import model as field
 from tocsin.models.irradiance import model as irradiance
@@ -103,6 +104,10 @@ def _field(folder: Path) -> Any:
     return field.load(folder, "cpu")
 
 
+def _alignment(folder: Path) -> Any:
+    return alignment.load(folder, "cpu")
+
+
 @pytest.mark.parametrize(
     ("shipped", "load"),
     [
@@ -112,6 +117,7 @@ def _field(folder: Path) -> Any:
         (quality.PLANTS, _quality),
         (field.HALLS, _field),
         (damage.SHIPPED, _damage),
+        (alignment.SHIPPED, _alignment),
     ],
 )
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
@@ -136,6 +142,7 @@ def test_a_model_cut_short_is_refused_in_one_line(
         irradiance.IrradianceConfig,
         quality.QualityConfig,
         field.FieldConfig,
+        alignment.AlignmentConfig,
         occupancy.OccupancyConfig,
         rul.RulConfig,
     ],

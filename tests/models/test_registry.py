@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from tests.support.shipped import weights
+from tocsin.models.alignment.model import load as load_alignment
+from tocsin.models.alignment.pyfunc import Pairs
 from tocsin.models.field.inputs import Inputs
 from tocsin.models.field.model import load as load_field
 from tocsin.models.field.pyfunc import Fields
@@ -111,6 +113,17 @@ def test_pyfunc_estimates_fields_as_the_model_does(registered: Callable[..., str
     inputs = Inputs(**{name: torch.from_numpy(values) for name, values in given.items()})
     for name, wanted in zip(("estimate", "spread"), own(inputs), strict=True):
         np.testing.assert_allclose(served[name], wanted.numpy(), atol=1e-4)
+
+
+def test_pyfunc_aligns_pairs_as_the_model_does(registered: Callable[..., str]) -> None:
+    version = registered("alignment")
+    own = Pairs(load_alignment(weights("alignment"), "cpu"))
+    given = own.example()
+    served = mlflow.pyfunc.load_model(f"models:/alignment/{version}").predict(given)
+    wanted = own.predict(given)
+    assert [*served.columns] == ["homography", "confidence", "error"]
+    np.testing.assert_allclose(served["confidence"], wanted["confidence"], atol=1e-4)
+    np.testing.assert_allclose(np.stack(served["homography"]), np.stack(wanted["homography"]), atol=1e-3)
 
 
 def test_pyfunc_loads_a_model_of_frames(registered: Callable[..., str]) -> None:

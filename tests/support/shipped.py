@@ -26,6 +26,7 @@ class Shipped:
 
 
 PIPELINES = {
+    "alignment": Shipped("video.rigs", "SHIPPED"),
     "damage": Shipped("video.inspection", "SHIPPED", labelled=True),
     "field": Shipped("sensors.field", "HALLS"),
     "irradiance": Shipped("sensors.weather", "SITES"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.stages.in_context import InContext
     from tocsin.pipelines.runtime.stages.inactivity import Inactivity
     from tocsin.pipelines.runtime.stages.infer import Encode, Infer
+    from tocsin.pipelines.runtime.stages.pair import Pair
     from tocsin.pipelines.runtime.stages.quality import Quality
     from tocsin.pipelines.runtime.stages.reorder import Reorder
     from tocsin.pipelines.runtime.stages.resample import Resample
@@ -32,6 +33,7 @@ __all__ = [
     "Inactivity",
     "Infer",
     "Keep",
+    "Pair",
     "Pixels",
     "Quality",
     "Reorder",
@@ -51,6 +53,7 @@ __getattr__ = exported(
         "in_context": "InContext",
         "inactivity": "Inactivity",
         "infer": "Encode Infer",
+        "pair": "Pair",
         "quality": "Quality",
         "reorder": "Reorder",
         "resample": "Resample",

@@ -72,6 +72,14 @@ METRICS = (
         _SHARD,
         "Rows that a source numbered and that never came, such as frames.",
     ),
+    Metric(
+        "tocsin_unpaired_total",
+        "counter",
+        "rows",
+        _SHARD,
+        "Rows of a key's first source without a row of its second one in time.",
+    ),
+    Metric("tocsin_unused_total", "counter", "rows", _SHARD, "Rows of a second source that were no row's partner."),
     Metric("tocsin_ignored_total", "counter", "rows", _SHARD, "Readings of sensors that the pipeline does not know."),
     Metric("tocsin_skipped_total", "counter", "records", _SHARD, "Records skipped by the overload policy `latest`."),
     Metric("tocsin_silenced_total", "counter", "rows", _SHARD, "Results of muted assets."),
@@ -152,7 +160,18 @@ METRICS = (
 _OF = {name.removeprefix(PREFIX): metric for metric in METRICS for name in metric.exported}
 _COUNTED = (
     *("rows", "results", "alerts", "dead_letters", "duplicates", "skipped", "silenced", "forgotten", "steps"),
-    *("checkpoints", "undeleted", "digest_mismatches", "late", "missed", "ignored", "spans", "spans_dropped"),
+    *(
+        "checkpoints",
+        "undeleted",
+        "digest_mismatches",
+        "late",
+        "missed",
+        "unpaired",
+        "unused",
+        "ignored",
+        "spans",
+        "spans_dropped",
+    ),
 )
 
 

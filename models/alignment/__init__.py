@@ -1,0 +1,1 @@
+"""Two cameras of different kind that look at one scene."""

@@ -1,0 +1,1 @@
+"""Scenes as two kinds of camera see them, made by chance."""
