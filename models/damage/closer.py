@@ -34,12 +34,10 @@ class Closer(nn.Module):
         return out[:, 0]
 
 
-def patches(maps: Tensor, corners: Tensor, side: tuple[int, int], most: bool = False) -> Tensor:
-    """The mean, or the maximum, of maps `[C, h, w]` over each patch, `[P, C]`; corners and side in their places."""
+def patches(maps: Tensor, corners: Tensor, side: tuple[int, int]) -> Tensor:
+    """The mean of maps `[C, h, w]` over each patch, `[P, C]`; corners and side in their places."""
     rows, columns = side
-    cut = [maps[:, y : y + rows, x : x + columns].flatten(1) for y, x in corners.tolist()]
-    stacked = torch.stack(cut)
-    return stacked.amax(2) if most else stacked.mean(2)
+    return torch.stack([maps[:, y : y + rows, x : x + columns].mean((1, 2)) for y, x in corners.tolist()])
 
 
 def confidence(unsure: Tensor, corners: Tensor, side: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tocsin.models.damage.closer import Closer
-from tocsin.models.damage.frames import batch, lost, scaled
+from tocsin.models.damage.frames import CELL, batch, lost, scaled
 from tocsin.models.damage.lessons import targets
 from tocsin.models.damage.model import DamageModel
 from tocsin.models.damage.simulation.frames import frame
@@ -63,8 +63,8 @@ def glance(
     order = torch.from_numpy(rng.permutation(len(cut)))
     first = torch.cat([order[damaged[order]][: LOOKS // 2], order])
     chosen = torch.from_numpy(np.unique(first[: LOOKS + 1].numpy())[:LOOKS])
-    corners = [(8 * y, 8 * x) for y, x in plan.corners[chosen].tolist()]
-    _, close = model.judge(batch([fine[y : y + 8 * rows, x : x + 8 * columns] for y, x in corners]))
+    corners = (CELL * plan.corners[chosen]).tolist()
+    _, close = model.judge(batch([fine[y : y + CELL * rows, x : x + CELL * columns] for y, x in corners]))
     return Glance(
         judged.features[0].clone(),
         judged.places[0].clone(),

@@ -36,10 +36,6 @@ class DamageConfig:
     place: float = 0.5
     appearance: Appearance | None = None
 
-    def save(self, directory: Path) -> None:
-        """Write `config.json`."""
-        files.write({directory / CONFIG_FILE: files.dumped(self)})
-
     @classmethod
     def load(cls, directory: Path) -> DamageConfig:
         """Read what `save` wrote.

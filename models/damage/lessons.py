@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -172,11 +172,3 @@ def sampled(
     if flips:
         maps = [part.flip(flips) for part in maps]
     return Seen(*maps[:3]), of.kinds[at], maps[3]
-
-
-def looked(pictures: Iterable[Picture], kinds: Iterable[int], trunk: Trunk) -> list[Lessons]:
-    """Pictures as they are, for validation."""
-    collected = Collected(trunk)
-    for picture, kind in zip(pictures, kinds, strict=True):
-        collected.add(fitted(picture), kind, source=0)
-    return collected.lessons()

@@ -85,13 +85,13 @@ class Bond:
         """A way along the joints, down a course and across half a brick, through the middle of a square of `length`; `[N, 2]`."""
         row, column = self.height + self.joint, self.width + self.joint
         y, x = (length // 2 // row) * row - self.joint / 2, (length // 2 // column) * column - self.joint / 2
-        down, side, points = [], rng.choice([-1, 1]), [(x, y)]
+        side, points = rng.choice([-1, 1]), [(x, y)]
         for _ in range(int(rng.integers(2, 7))):
             if rng.random() < 0.25:
                 side = -side
             across = self.shift + self.joint / 2 if rng.random() < 0.8 else column
-            down = [(points[-1][0] + side * across, points[-1][1])]
-            points += [*down, (down[0][0], down[0][1] + row)]
+            x, y = points[-1]
+            points += [(x + side * across, y), (x + side * across, y + row)]
         return np.array(points, np.float32)
 
 
