@@ -144,7 +144,7 @@ class ContextCache:
     `(anchor + window) P + special (t - anchor - window)` tokens. The memory's room doubles when it is full, so a step copies
     the tokens of one frame, not the cache. A memory of a limited number of frames is a ring, too: then a frame costs the same
     however long the stream is.
-    Source: geometric context attention of LingBot-Map (arXiv 2604.14141); the layout of the buffer and the limit are this project's.
+    Source: geometric context attention of LingBot-Map (arXiv 2604.14141); the buffer's layout and the limit are this project's.
 
     Args:
         anchor: number of first frames that stay whole for the whole stream, at least 1. The paper's text has 3, its code 8.
@@ -269,7 +269,12 @@ class ContextCache:
 
 
 def _check_sizes(anchor: int, window: int, special: int, memory: int | None = None) -> None:
-    for name, size, minimum in (("anchor", anchor, 1), ("window", window, 1), ("special", special, 0), ("memory", memory, 0)):
+    for name, size, minimum in (
+        ("anchor", anchor, 1),
+        ("window", window, 1),
+        ("special", special, 0),
+        ("memory", memory, 0),
+    ):
         if size is not None and size < minimum:
             raise ValueError(f"{name} must be at least {minimum}, got {size}")
 

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from tests.cli.test_surprise_cli import pictures, seen
 from tests.docs.test_rul import write
+from tests.support.films import ROOM
+from tests.support.films import film as room
 from tocsin.models.damage.lessons import drawn
 from tocsin.models.damage.network import CLASSES
 from tocsin.models.domain import Domain, Evaluation, Report
@@ -106,6 +108,15 @@ def walls(folder: Path) -> None:
         (place / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(picture))
 
 
+def walk(folder: Path) -> None:
+    """A film of a simulated room with its path, and a clip whose path nobody knows."""
+    frames, path, focal = room(ROOM, 12)
+    for name in ("known", "unknown"):
+        pictures(folder / name, frames)
+    rows = [f"known,{n},{x},{y},{z},{focal}" for n, (x, y, z) in enumerate(path.place)]
+    (folder / "paths.csv").write_text("\n".join(["clip,frame,x,y,z,focal", *rows]))
+
+
 SMALL: dict[str, Callable[[Path], None]] = {
     "damage": walls,
     "field": hall,
@@ -114,6 +125,7 @@ SMALL: dict[str, Callable[[Path], None]] = {
     "rul": engines,
     "occupancy": building,
     "surprise": dives,
+    "pose": walk,
     "touch": film,
 }
 """A small recording for each pipeline with a domain."""
@@ -124,6 +136,7 @@ COUNTED: dict[str, dict[str, float]] = {
     "quality": {"keys": 2, "windows": 512},
     "rul": {"engines": 3, "rows": 3},
     "occupancy": {"rooms": 1},
+    "pose": {"films": 1, "frames": 12},
     "surprise": {"clips": 2, "frames": 22, "seconds": 2.4, "novelties": 1},
     "touch": {"clips": 1, "frames": 30, "seconds": 1, "touches": 1},
 }
@@ -134,6 +147,7 @@ LEFT_OUT = {
     "quality": ("keys with fewer than 100 readings", range(1, 2)),
     "rul": ("engines of FD003, whose true RUL is not there", range(3, 4)),
     "occupancy": ("minutes without a known truth", range(30, 61)),
+    "pose": ("clips without a path", range(1, 2)),
     "surprise": ("frames without one before them, from which they could be predicted", range(2, 3)),
     "touch": ("clips without a label", range(1, 2)),
 }

@@ -18,6 +18,7 @@ from tocsin.models.damage import model as damage
 from tocsin.models.field import model as field
 from tocsin.models.irradiance import model as irradiance
 from tocsin.models.occupancy import model as occupancy
+from tocsin.models.pose import model as pose
 from tocsin.models.quality import model as quality
 from tocsin.models.rul import model as rul
 from tocsin.models.surprise.config import SurpriseConfig
@@ -99,6 +100,10 @@ def _damage(folder: Path) -> Any:
     return damage.load(folder, "cpu")
 
 
+def _pose(folder: Path) -> Any:
+    return pose.load(folder, "cpu")
+
+
 def _field(folder: Path) -> Any:
     return field.load(folder, "cpu")
 
@@ -112,6 +117,7 @@ def _field(folder: Path) -> Any:
         (quality.PLANTS, _quality),
         (field.HALLS, _field),
         (damage.SHIPPED, _damage),
+        (pose.SHIPPED, _pose),
     ],
 )
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
@@ -136,6 +142,7 @@ def test_a_model_cut_short_is_refused_in_one_line(
         irradiance.IrradianceConfig,
         quality.QualityConfig,
         field.FieldConfig,
+        pose.PoseConfig,
         occupancy.OccupancyConfig,
         rul.RulConfig,
     ],
