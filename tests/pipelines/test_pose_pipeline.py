@@ -121,7 +121,7 @@ def test_a_place_is_known_again_after_the_camera_was_away() -> None:
     known = back.filter(pl.col("revisit"))
     assert len(known) >= 5 and {*known["place"]} <= {*first["place"].drop_nulls()}
     assert {*known["since"]} <= {*first["since"].drop_nulls()}
-    patient, _, _ = replay_clip(declared(away="1m"), [*here, *there, *here], rate=10)
+    patient, _, _ = replay_clip(declared(away="1min"), [*here, *there, *here], rate=10)
     assert not patient["revisit"].any()
     kept = rows.filter(pl.col("frame").is_not_null())
     assert kept["place"].to_list() == [*range(1, rows["place"].max() + 1)]
