@@ -75,7 +75,7 @@ class Watch:
     """A job of the pose pipeline with the shipped model, and the frames sent to it."""
 
     def __init__(self, make_job: MakeJob, seed: int) -> None:
-        options = {"hold": 3, "away": "2s", "places": 8}
+        options = {"hold": 3, "away": "1s", "places": 8}
         self.job = make_job(
             factory="tocsin.pipelines.pose:pipeline", partitions=PARTITIONS, rows=16, every="500ms", **options
         )
