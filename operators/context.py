@@ -18,20 +18,22 @@ def context_mask(
     anchor: int,
     window: int,
     special: int,
+    memory: int | None = None,
     keyframes: Sequence[bool] | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
     """Build the mask of `context_attention`: which tokens of a clip see which.
 
     The first `anchor` frames see each other whole, and every later frame sees them whole. A later frame also sees itself whole,
-    the last `window` keyframes whole (including itself if it is one), and the first `special` tokens of each earlier keyframe.
+    the last `window` keyframes whole (including itself if it is one), and the first `special` tokens of each earlier keyframe, or
+    of the last `memory` of these.
     A frame that is not a keyframe is seen only by itself.
     Source: geometric context attention of LingBot-Map (arXiv 2604.14141) as in its public code; the mask is reconstructed.
 
     Args:
         frames: number of frames F, at least `anchor`.
         tokens: number of tokens P in a frame, the special ones first.
-        anchor, window, special: see above.
+        anchor, window, special, memory: see above; a memory of None has no limit.
         keyframes: F flags; None makes every frame a keyframe. Anchor frames always are keyframes.
 
     Returns:
@@ -40,7 +42,7 @@ def context_mask(
     Raises:
         ValueError: if the numbers do not fit together.
     """
-    _check_sizes(anchor, window, special)
+    _check_sizes(anchor, window, special, memory)
     _check_frames(frames, tokens, anchor, special, keyframes)
     stored = (
         torch.ones(frames, dtype=torch.bool) if keyframes is None else torch.tensor(list(keyframes), dtype=torch.bool)
@@ -53,6 +55,8 @@ def context_mask(
     recent = past & (count > count.unsqueeze(1) - window)
     whole = torch.where(anchored.unsqueeze(1), anchored, anchored | recent | torch.eye(frames, dtype=torch.bool))
     some = past & ~anchored.unsqueeze(1)
+    if memory is not None:
+        some &= anchored | (count > count.unsqueeze(1) - window - memory)
     seen = torch.where(torch.arange(tokens) < special, (whole | some).unsqueeze(-1), whole.unsqueeze(-1))  # [F, F, P]
     return seen.flatten(1).to(device).repeat_interleave(tokens, dim=0)
 
@@ -65,6 +69,7 @@ def context_attention(
     anchor: int,
     window: int,
     special: int,
+    memory: int | None = None,
     keyframes: Sequence[bool] | None = None,
 ) -> Tensor:
     """Attend over a whole clip under `context_mask`; this is the form for training.
@@ -75,7 +80,7 @@ def context_attention(
     Args:
         q, k, v: `[B, H, F, P, D]`, any float dtype; P tokens per frame, the special ones first. Rotary positions, if any, are
             already applied to keys and queries.
-        anchor, window, special, keyframes: as in `context_mask`.
+        anchor, window, special, memory, keyframes: as in `context_mask`.
 
     Returns:
         `[B, H, F, P, D]`, dtype of `q`.
@@ -90,6 +95,7 @@ def context_attention(
         anchor=anchor,
         window=window,
         special=special,
+        memory=memory,
         keyframes=keyframes,
         device=q.device,
     )
@@ -105,11 +111,12 @@ def naive_context_attention(
     anchor: int,
     window: int,
     special: int,
+    memory: int | None = None,
     keyframes: Sequence[bool] | None = None,
 ) -> Tensor:
     """`context_attention` a frame at a time, over a list of the frames that it sees: the oracle of its tests."""
     frames, tokens = match(q=(q, "B H F P D"), k=(k, "B H F P D"), v=(v, "B H F P D"))["F"], q.shape[3]
-    _check_sizes(anchor, window, special)
+    _check_sizes(anchor, window, special, memory)
     _check_frames(frames, tokens, anchor, special, keyframes)
     outs, stored = [], list[int]()
     for t in range(frames):
@@ -118,7 +125,8 @@ def naive_context_attention(
         recent = stored[-window:]
         seen = [(f, tokens) for f in range(anchor)]
         if t >= anchor:
-            seen += [(f, special) for f in stored if f not in recent]
+            older = stored[: max(len(stored) - window, 0)]
+            seen += [(f, special) for f in older[max(len(older) - memory, 0) if memory is not None else 0 :]]
             seen += [(f, tokens) for f in recent]
             seen += [(t, tokens)] if t not in recent else []
         keys, values = (torch.cat([x[:, :, f, :count] for f, count in seen], dim=2) for x in (k, v))
@@ -134,18 +142,20 @@ class ContextCache:
     frames leave. One buffer holds the anchor, a ring of the latest frames and, at its end, the memory. The ring may be in any
     order, since attention does not depend on it. After t keyframes the buffer holds
     `(anchor + window) P + special (t - anchor - window)` tokens. The memory's room doubles when it is full, so a step copies
-    the tokens of one frame, not the cache.
-    Source: geometric context attention of LingBot-Map (arXiv 2604.14141); the layout of the buffer is this project's.
+    the tokens of one frame, not the cache. A memory of a limited number of frames is a ring, too: then a frame costs the same
+    however long the stream is.
+    Source: geometric context attention of LingBot-Map (arXiv 2604.14141); the buffer's layout and the limit are this project's.
 
     Args:
         anchor: number of first frames that stay whole for the whole stream, at least 1. The paper's text has 3, its code 8.
         window: number of latest keyframes that are whole, at least 1. The paper's text has 16 to 64, its code 64.
         special: number of a frame's first tokens that stay when the frame leaves the window. The paper has 6.
+        memory: number of frames that have left the window of which these tokens stay; None: all, as in the paper.
     """
 
-    def __init__(self, *, anchor: int, window: int, special: int) -> None:
-        _check_sizes(anchor, window, special)
-        self.anchor, self.window, self.special = anchor, window, special
+    def __init__(self, *, anchor: int, window: int, special: int, memory: int | None = None) -> None:
+        _check_sizes(anchor, window, special, memory)
+        self.anchor, self.window, self.special, self.memory = anchor, window, special, memory
         self.frames = 0
         """Number of stored frames, including the anchor's."""
         self._patches = 0  # P
@@ -155,7 +165,8 @@ class ContextCache:
     def tokens(self) -> int:
         """Number of stored tokens."""
         whole = min(self.frames, self.anchor + self.window)
-        return whole * self._patches + (self.frames - whole) * self.special
+        left = self.frames - whole
+        return whole * self._patches + (left if self.memory is None else min(left, self.memory)) * self.special
 
     @property
     def nbytes(self) -> int:
@@ -209,8 +220,12 @@ class ContextCache:
         ring_frame = self.frames - self.anchor  # number of this frame in the ring
         if keyframe and ring_frame >= self.window:
             at = (self.anchor + ring_frame % self.window) * self._patches  # the oldest frame's place; that frame leaves
-            buffer[..., end : end + self.special, :] = buffer[..., at : at + self.special, :]
-            used = end + self.special
+            left = ring_frame - self.window  # frames that have left before it
+            if self.memory is None or left < self.memory:
+                to, used = end, end + self.special
+            else:
+                to, used = end - self.special * (self.memory - left % self.memory) if self.memory else end, end
+            buffer[..., to : to + self.special, :] = buffer[..., at : at + self.special, :]
         else:  # the ring is not full, or the frame is used in this step only
             at, used = end, end + self._patches
         buffer[0, :, :, at : at + self._patches], buffer[1, :, :, at : at + self._patches] = k, v
@@ -223,16 +238,18 @@ class ContextCache:
         state: dict[str, Tensor | int] = {
             name: getattr(self, name) for name in ("anchor", "window", "special", "frames")
         }
+        if self.memory is not None:
+            state["memory"] = self.memory
         if self._buffer is not None:
             state |= {"patches": self._patches, "stored": self._buffer[..., : self.tokens, :].clone()}
         return state
 
     def restore(self, state: dict[str, Tensor | int]) -> None:
-        """Continue from a `snapshot` of a cache with the same anchor, window and special tokens."""
-        for name in ("anchor", "window", "special"):
-            if state[name] != getattr(self, name):
+        """Continue from a `snapshot` of a cache with the same anchor, window, special tokens and memory."""
+        for name in ("anchor", "window", "special", "memory"):
+            if state.get(name) != getattr(self, name):
                 raise ValueError(
-                    f"the snapshot has {name} {state[name]}, this cache {getattr(self, name)}; make them equal"
+                    f"the snapshot has {name} {state.get(name)}, this cache {getattr(self, name)}; make them equal"
                 )
         self.frames, self._patches, self._buffer = int(state["frames"]), int(state.get("patches", 0)), None
         if isinstance(stored := state.get("stored"), Tensor):
@@ -251,9 +268,14 @@ class ContextCache:
         return self._buffer
 
 
-def _check_sizes(anchor: int, window: int, special: int) -> None:
-    for name, size, minimum in (("anchor", anchor, 1), ("window", window, 1), ("special", special, 0)):
-        if size < minimum:
+def _check_sizes(anchor: int, window: int, special: int, memory: int | None = None) -> None:
+    for name, size, minimum in (
+        ("anchor", anchor, 1),
+        ("window", window, 1),
+        ("special", special, 0),
+        ("memory", memory, 0),
+    ):
+        if size is not None and size < minimum:
             raise ValueError(f"{name} must be at least {minimum}, got {size}")
 
 

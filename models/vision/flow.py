@@ -23,12 +23,18 @@ OUTSIDE = 1e6
 
 def grey(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Scale to grey: `[B, 3, H, W] uint8` -> `[B, *size] uint8`, the mean brightness over the area of each output pixel."""
+    shades = np.empty((len(pixels), *size), np.uint8)
+    for number, frame in enumerate(pixels.permute(0, 2, 3, 1).contiguous().numpy()):
+        shades[number] = grey_frame(frame, size)
+    return torch.from_numpy(shades)
+
+
+def grey_frame(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """As `grey`, for one frame `[H, W, 3]`."""
     import cv2
 
-    shades = np.empty((len(pixels), *size), np.uint8)
-    for frame, shade in zip(pixels.permute(0, 2, 3, 1).contiguous().numpy(), shades, strict=True):
-        cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), size[::-1], dst=shade, interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(shades)
+    shade = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    return np.asarray(cv2.resize(shade, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def between(
@@ -52,15 +58,18 @@ def between(
     return flow, np.eye(2, 3) if fitted is None or not np.isfinite(fitted).all() else fitted
 
 
-def dense(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Flow (DIS) from each pixel of `after` to where it was in `before`, in x and y: `[H, W]` twice -> `[H, W, 2]`."""
+def dense(before: NDArray[np.uint8], after: NDArray[np.uint8], *, fine: int = 0) -> NDArray[np.float32]:
+    """Flow (DIS) from each pixel of `after` to where it was in `before`, in x and y: `[H, W]` twice -> `[H, W, 2]`.
+
+    fine: variational refinements. Without any it takes less than half the time, and a similarity that is fitted to it stays as
+    close to the simulator's ground truth.
+    """
     import cv2
 
     # Callers process pairs in parallel. On pictures this small, OpenCV's own threads mostly wait for each other.
     cv2.setNumThreads(1)
     finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    # Takes less than half the time, and the fitted similarity stays as close to the simulator's ground truth.
-    finder.setVariationalRefinementIterations(0)
+    finder.setVariationalRefinementIterations(fine)
     finder.setPatchStride(4)
     flow: NDArray[np.float32] = finder.calc(after, before, np.zeros((*after.shape, 2), np.float32))
     return flow

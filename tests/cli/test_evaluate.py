@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 
 from tests.cli.test_surprise_cli import pictures, seen
 from tests.docs.test_rul import write
+from tests.support.films import ROOM
+from tests.support.films import film as room
 from tocsin.models.alignment.simulation.rig import Rig
 from tocsin.models.damage.lessons import drawn
 from tocsin.models.damage.network import CLASSES
@@ -121,6 +123,15 @@ def rigs(folder: Path) -> None:
     (folder / "pairs.csv").write_text("\n".join([",".join(["first", "second", *names]), lines[0], *lines]) + "\n")
 
 
+def walk(folder: Path) -> None:
+    """A film of a simulated room with its path, and a clip whose path nobody knows."""
+    frames, path, focal = room(ROOM, 12)
+    for name in ("known", "unknown"):
+        pictures(folder / name, frames)
+    rows = [f"known,{n},{x},{y},{z},{focal}" for n, (x, y, z) in enumerate(path.place)]
+    (folder / "paths.csv").write_text("\n".join(["clip,frame,x,y,z,focal", *rows]))
+
+
 SMALL: dict[str, Callable[[Path], None]] = {
     "damage": walls,
     "field": hall,
@@ -129,6 +140,7 @@ SMALL: dict[str, Callable[[Path], None]] = {
     "rul": engines,
     "occupancy": building,
     "surprise": dives,
+    "pose": walk,
     "touch": film,
     "alignment": rigs,
 }
@@ -140,6 +152,7 @@ COUNTED: dict[str, dict[str, float]] = {
     "quality": {"keys": 2, "windows": 512},
     "rul": {"engines": 3, "rows": 3},
     "occupancy": {"rooms": 1},
+    "pose": {"films": 1, "frames": 12},
     "surprise": {"clips": 2, "frames": 22, "seconds": 2.4, "novelties": 1},
     "touch": {"clips": 1, "frames": 30, "seconds": 1, "touches": 1},
     "alignment": {"pairs": 2},
@@ -151,6 +164,7 @@ LEFT_OUT = {
     "quality": ("keys with fewer than 100 readings", range(1, 2)),
     "rul": ("engines of FD003, whose true RUL is not there", range(3, 4)),
     "occupancy": ("minutes without a known truth", range(30, 61)),
+    "pose": ("clips without a path", range(1, 2)),
     "surprise": ("frames without one before them, from which they could be predicted", range(2, 3)),
     "touch": ("clips without a label", range(1, 2)),
     "alignment": ("pairs in which a camera sees nothing", range(1, 2)),

@@ -40,6 +40,7 @@ FOLLOWED = {
     "occupancy.md",
     "surprise.md",
     "damage.md",
+    "pose.md",
     "touch.md",
     "missing-data.md",
     "intervals.md",

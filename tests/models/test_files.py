@@ -19,6 +19,7 @@ from tocsin.models.damage import model as damage
 from tocsin.models.field import model as field
 from tocsin.models.irradiance import model as irradiance
 from tocsin.models.occupancy import model as occupancy
+from tocsin.models.pose import model as pose
 from tocsin.models.quality import model as quality
 from tocsin.models.rul import model as rul
 from tocsin.models.surprise.config import SurpriseConfig
@@ -100,6 +101,10 @@ def _damage(folder: Path) -> Any:
     return damage.load(folder, "cpu")
 
 
+def _pose(folder: Path) -> Any:
+    return pose.load(folder, "cpu")
+
+
 def _field(folder: Path) -> Any:
     return field.load(folder, "cpu")
 
@@ -118,6 +123,7 @@ def _alignment(folder: Path) -> Any:
         (field.HALLS, _field),
         (damage.SHIPPED, _damage),
         (alignment.SHIPPED, _alignment),
+        (pose.SHIPPED, _pose),
     ],
 )
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
@@ -143,6 +149,7 @@ def test_a_model_cut_short_is_refused_in_one_line(
         quality.QualityConfig,
         field.FieldConfig,
         alignment.AlignmentConfig,
+        pose.PoseConfig,
         occupancy.OccupancyConfig,
         rul.RulConfig,
     ],

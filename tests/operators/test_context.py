@@ -89,6 +89,32 @@ def test_the_cache_is_exact_whatever_the_sizes_and_the_keyframes(
     torch.testing.assert_close(stream(ContextCache(**named), tensors, keyframes), whole)
 
 
+@pytest.mark.parametrize("memory", [0, 1, 3])
+@pytest.mark.parametrize("kind", ["all frames", "keyframes"])
+def test_a_limited_memory_forgets_the_oldest_frames_in_every_form(memory: int, kind: str) -> None:
+    keyframes = thirds(14) if kind == "keyframes" else None
+    tensors, named = clip(2, 2, 14, 4, 3), {**options(2, 3, 2), "memory": memory}
+    whole = naive_context_attention(*tensors, keyframes=keyframes, **named)
+    torch.testing.assert_close(context_attention(*tensors, keyframes=keyframes, **named), whole)
+    cache = ContextCache(**named)
+    torch.testing.assert_close(stream(cache, tensors, keyframes), whole)
+    again = restored(cache.snapshot(), **named)
+    last = [t[:, :, 13] for t in tensors]
+    torch.testing.assert_close(cache.step(*last), again.step(*last))
+    assert cache.tokens == (2 + 3) * 4 + memory * 2
+    unlimited = naive_context_attention(*tensors, keyframes=keyframes, **options(2, 3, 2))
+    assert not torch.isclose(whole, unlimited)[:, :, -1].all()
+
+
+def test_a_limited_cache_does_not_grow() -> None:
+    cache, frames = ContextCache(**options(2, 3, 1), memory=4), clip(1, 1, 40, 4, 2)
+    stream(cache, [t[:, :, :12] for t in frames])
+    size, tokens = cache.nbytes, cache.tokens
+    for f in range(12, 40):
+        cache.step(*(t[:, :, f] for t in frames))
+    assert (cache.nbytes, cache.tokens) == (size, tokens)
+
+
 def test_the_mask_of_a_small_clip_is_this() -> None:
     # Frames of two tokens, the first special; anchor 1, window 2. Frame 3 is the first to see only part of a frame.
     seen = context_mask(5, tokens=2, **options(1, 2, 1))[::2].int().tolist()

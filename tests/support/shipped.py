@@ -31,6 +31,7 @@ PIPELINES = {
     "field": Shipped("sensors.field", "HALLS"),
     "irradiance": Shipped("sensors.weather", "SITES"),
     "occupancy": Shipped("sensors.occupancy", "OFFICES", labelled=True, in_context=True),
+    "pose": Shipped("video.pose", "SHIPPED"),
     "quality": Shipped("sensors.plant", "PLANTS"),
     "rul": Shipped("sensors.industrial", "FD001", labelled=True, in_context=True),
     "surprise": Shipped("video.underwater", "SHIPPED", labelled=True),

@@ -1,0 +1,1 @@
+"""Pose: how a camera moves, and whether it has been here before."""

@@ -1,0 +1,1 @@
+"""Worlds with a known camera path: rooms and sea floors."""
