@@ -15,10 +15,10 @@ SITE ?= build/docs
 DIST ?= dist
 # Of the broker that `make kafka` starts.
 PORT ?= 9092
-# Processes that share the test files: two thirds of the time of most is waiting for brokers and workers, so six keep two cores busy.
+# Processes that share the test files: half of the time of most is waiting for brokers and workers, so four keep two cores busy.
 # One torch thread each, as workers have: two on busy cores are far slower. Files go in the order of tests/conftest.py, the long ones
 # first, or one process would be left with them in the end.
-JOBS ?= 6
+JOBS ?= 4
 PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Set-up compiles everything, so that also processes with PYTHONDONTWRITEBYTECODE=1 find it; what changes later is compiled once.

@@ -11,7 +11,7 @@ from tocsin.models.pose.odometry import Followed, orb
 from tocsin.models.pose.simulation.film import Film
 from tocsin.models.pose.train import course, watched
 
-SEED, SECONDS = 4_001, 15.0
+SEED, SECONDS = 4_001, 8.0
 
 
 def draw(axes: Axes) -> None:

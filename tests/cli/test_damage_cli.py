@@ -29,6 +29,7 @@ def pictures(folder: Path, count: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_on_pictures_and_drawings_and_judges_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -264,6 +264,7 @@ def test_clips_are_evaluated_against_their_table(
     assert stern["recall"] is stern["precision"] is stern["f1"] is None  # nothing is new, and nothing rang
 
 
+@pytest.mark.slow
 def test_anyone_can_compare_the_model_with_itself_without_motion_and_with_baselines(
     settings: dict[str, str], tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

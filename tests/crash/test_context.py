@@ -142,6 +142,7 @@ def nearby(context: pl.DataFrame, unit: str, at: datetime) -> tuple[float, float
     return near, soon
 
 
+@pytest.mark.slow
 def test_each_row_is_judged_by_one_context_wherever_a_part_is_killed(
     cluster: None, kafka: KafkaServer, tmp_path: Path, kills: int
 ) -> None:

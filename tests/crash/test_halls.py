@@ -28,7 +28,8 @@ pytestmark = pytest.mark.crash
 PARTITIONS, LATE_MS, NOBODY = 2, 30_000, "nobody"
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_plants.py kills a pipeline of readings
+@pytest.mark.parametrize("times", [20])
 def test_each_map_picture_alert_and_dead_letter_is_there_once_wherever_the_process_is_killed(
     make_job: MakeJob, times: int
 ) -> None:

@@ -140,6 +140,7 @@ class Mast:
         return both
 
 
+@pytest.mark.slow
 def test_each_pair_is_aligned_once_and_each_push_said_once_wherever_the_process_is_killed(
     make_job: MakeJob, falls: Falls, once: Once
 ) -> None:

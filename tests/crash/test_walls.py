@@ -135,10 +135,6 @@ def test_frames_alerts_and_files_are_there_once_wherever_the_process_is_killed(m
     _through(make_job, [*falls(random.Random(21), FALLS)], seed=21, between=60)
 
 
-def test_frames_alerts_and_files_are_there_once_after_two_kills(make_job: MakeJob) -> None:
-    _through(make_job, ["alerts.committed", "checkpoint.delta"], seed=22, between=45)
-
-
 def _see(walls: Walls) -> None:
     """Check the table, alerts, dead letters and files by a plain loop over the records, and by a replay of them."""
     job, came = walls.job, walls.came()

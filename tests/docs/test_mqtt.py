@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,15 +65,14 @@ def _publish(port: int, first: int, last: int) -> None:
 
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
     until(lambda: _connects(client, port), "Mosquitto to answer", 30)
-    client.loop_start()
     sent = [
         client.publish(f"plant/mill-{n % 3}/readings", json.dumps({"mill": f"mill-{n % 3}", "n": n}), qos=1)
         for n in range(first, last)
     ]
-    for message in sent:
-        message.wait_for_publish(60)
+    give_up = time.monotonic() + 60
+    while not all(message.is_published() for message in sent):  # in this thread: paho's `loop_stop` races with its own
+        assert client.loop(0.1) == mqtt.MQTT_ERR_SUCCESS and time.monotonic() < give_up
     client.disconnect()
-    client.loop_stop()
 
 
 def _connects(client: object, port: int) -> bool:

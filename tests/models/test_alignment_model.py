@@ -68,6 +68,7 @@ def test_the_flow_says_where_places_are_and_how_sure_that_is(model: AlignmentMod
     assert np.median(off[sure]) < 1.5 and np.median(off[sure]) < np.median(off[~sure])
 
 
+@pytest.mark.slow
 def test_frames_of_different_scenes_and_blank_ones_have_no_confidence(
     model: AlignmentModel, scenes: list[np.ndarray]
 ) -> None:

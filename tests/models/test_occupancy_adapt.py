@@ -155,6 +155,7 @@ def test_days_are_those_of_all_rooms_and_need_people_who_come_and_go() -> None:
             days(one.with_columns(occupied=pl.lit(occupied, pl.Boolean)), CONFIG)
 
 
+@pytest.mark.slow
 def test_a_recording_of_a_room_is_adapted_to_and_the_imputer_goes_on_with_the_model(tmp_path: Path) -> None:
     events, truth = simulate(rooms=2, days=2, seed=3)
     wide = events.filter(property="co2").select("room", "time", co2="value").sort("time")

@@ -15,6 +15,7 @@ def test_no_seed_is_for_two_purposes() -> None:
     assert len(every) == len({*every})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [ROOM, SEA])
 def test_a_seed_gives_the_same_film(seed: int) -> None:
     frames, path, focal = film(seed, 20)

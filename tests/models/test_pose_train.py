@@ -28,6 +28,7 @@ def known() -> list[Course]:
     return [course(Film(seed, seconds=3)) for seed in (ROOM, SEA)]
 
 
+@pytest.mark.slow
 def test_it_learns(known: list[Course]) -> None:
     batch, losses = together([c.piece(0, 20) for c in known]), list[float]()
     torch.set_num_threads(1)

@@ -140,6 +140,7 @@ def test_a_network_may_be_too_small() -> None:
         adapters.OneSite(torch.nn.Linear(3, 2))
 
 
+@pytest.mark.slow
 def test_the_imputer_of_the_model_goes_on_with_it(tmp_path: Path) -> None:
     table = fleet.run_to_failure(engines=2, seed=3).with_columns(pl.col("s4") + 25)
     (tmp_path / "data").mkdir()

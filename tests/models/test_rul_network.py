@@ -125,6 +125,7 @@ def test_the_loss_of_the_interval_is_least_at_the_quantiles() -> None:
     assert all(loss(45 + d, 45) > best and loss(45, 45 + d) > best for d in (-5, 5))
 
 
+@pytest.mark.slow
 def test_the_fusion_network_learns_where_trends_go() -> None:
     """Lives whose sensors rise at a pace of their own: their change within ten rows can be read from the window."""
     generator = torch.Generator().manual_seed(0)

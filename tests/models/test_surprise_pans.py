@@ -30,6 +30,7 @@ def test_many_clips_have_fewer_pans_each() -> None:
     assert [pans.count(clips) for clips in (0, 1, 6, 12, 60, 500)] == [10, 10, 10, 5, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_lesson_knows_the_places_of_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pans, "SECONDS", 10.0)
     monkeypatch.setattr(pans, "OFTEN", (12, 12))

@@ -70,6 +70,7 @@ def paired(eye: Eyes, pixels: Tensor) -> Tensor:
     return torch.stack([torch.cat([greys[:1], greys[:-1]]), greys], 1)
 
 
+@pytest.mark.slow
 def test_a_small_network_learns_to_the_frame_when_hands_take_and_let_go(model: TouchModel, eye: Eyes) -> None:
     unseen = [detect(model, one) for one in seen([9, 10], eye)]
     figures = operating_figures(unseen, model.config.decode.thresholds, tolerance=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 
 from tests.support.films import ROOM, SEA, film
 from tocsin.models.vision.flow import grey_frame
@@ -15,6 +16,7 @@ def views(seed: int) -> list[View]:
     return [view(grey_frame(frame, (120, 160))) for frame in film(seed, 20)[0][::6]]
 
 
+@pytest.mark.slow
 def test_frames_near_each_other_show_one_place_and_those_of_another_world_do_not() -> None:
     for own, other in ((ROOM, SEA), (SEA, ROOM)):
         here, there = views(own), views(other)

@@ -77,7 +77,7 @@ def test_the_model_says_the_same_of_a_picture_alone(grown: tuple[pl.DataFrame, l
     assert np.max(row["map"]) == pytest.approx(float(found.places.max()), abs=1e-4)
 
 
-@pytest.mark.parametrize("splits", [[1] * 24, [5, 5, 5, 5, 4]])
+@pytest.mark.parametrize("splits", [pytest.param([1] * 24, marks=pytest.mark.slow), [5, 5, 5, 5, 4]])
 def test_the_table_is_the_same_however_the_frames_are_split_and_cameras_do_not_mix(splits: list[int]) -> None:
     p = declared(settle=3, hold=2)
     one, other = [*Watch(SEED, frames=12, begins=4, ends=8, size=SIZE)], [*Watch(8, frames=12, begins=None, size=SIZE)]
@@ -92,6 +92,7 @@ def test_the_table_is_the_same_however_the_frames_are_split_and_cameras_do_not_m
     assert [a.id for a in rang] == [a.id for a in rang_split]
 
 
+@pytest.mark.slow
 def test_a_large_frame_costs_its_budget_and_a_camera_that_goes_dark_rings() -> None:
     p = declared(budget=0.25)
     large = [("a", at, frame) for at, frame in enumerate(Watch(SEED, frames=2, begins=None, size=(720, 1280)))]

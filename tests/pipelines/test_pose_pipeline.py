@@ -75,13 +75,14 @@ def test_the_depth_of_the_first_frame_sets_the_scale() -> None:
         assert np.allclose(2 * one[name].drop_nulls(), twice[name].drop_nulls(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("splits", [[1] * 24, [7] * 3 + [3]])
+@pytest.mark.parametrize("splits", [pytest.param([1] * 24, marks=pytest.mark.slow), [7] * 3 + [3]])
 def test_the_table_is_the_same_however_the_frames_are_split_into_steps(splits: list[int]) -> None:
     p = declared()
     frames = table(p, side_by_side(clip("a", ROOM), clip("b", SEA)))
     same(replay(p, frames)[0], replay(p, frames, splits=splits)[0])
 
 
+@pytest.mark.slow
 def test_a_camera_is_judged_as_if_it_were_alone() -> None:
     p = declared()
     a, b = clip("a", ROOM), clip("b", SEA)
@@ -127,6 +128,7 @@ def test_a_place_is_known_again_after_the_camera_was_away() -> None:
     assert kept["place"].to_list() == [*range(1, rows["place"].max() + 1)]
 
 
+@pytest.mark.slow
 def test_the_places_of_a_camera_are_bounded_and_the_oldest_is_forgotten() -> None:
     here, there = shots(ROOM, 12)[:5], shots(SEA, 12)[:5]
     elsewhere = [Shot(np.ascontiguousarray(shot.picture[::-1])) for shot in there]
