@@ -32,6 +32,7 @@ from tocsin.pipelines.runtime.engine.plan import store_model
 from tocsin.pipelines.runtime.engine.replay import replay
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.formats.video import encoded
+from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original
 
 pytestmark = pytest.mark.crash
 CAMERAS, PARTITIONS, FRAMES, STEP_MS = 3, 2, 400, 100
@@ -152,7 +153,8 @@ def _see(watch: Watch) -> None:
             rows[f"cam{sent.camera}", sent.sequence, sent.sequence - before - 1] += 1
             last[sent.camera] = sent.sequence
     assert Counter(table.select("camera", "sequence", "missed").rows()) == rows
-    letters = [DeadLetter.read(m) for m in job.read(f"{job.topic}.dlq")]
+    store = OriginalStore(job.lake.files, "", job.lake.place())  # of late frames over 5 KB
+    letters = [load_original(DeadLetter.read(m), store) for m in job.read(f"{job.topic}.dlq")]
     assert Counter((x.partition, x.offset, x.value) for x in letters) == dead
     _as_replayed(job.plan.build(job.lake), came, table, said)
     files = {(f"cam{s.camera}", s.sequence): s.file for _, s in came if s.fate == "good"}
