@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -42,13 +43,13 @@ def by_kind(scored: Iterable[Scored]) -> dict[str, float]:
         own = [one.of(1.0) for one in scored if one.kind == kind]
         values = np.concatenate(own) if own else np.zeros(0)
         area = auroc(np.concatenate([values, clean]), np.arange(len(values) + len(clean)) < len(values))
-        if area is not None:
+        if not math.isnan(area):
             found[kind] = area
     return found
 
 
-def together(scored: Iterable[Scored], kinds: Sequence[str]) -> float | None:
-    """AUROC of the frames of all these kinds of attack against all frames that are as the camera took them."""
+def together(scored: Iterable[Scored], kinds: Sequence[str]) -> float:
+    """AUROC of the frames of all these kinds of attack against all frames that are as the camera took them; NaN without either."""
     scored = list(scored)
     values = [one.of(1.0) for one in scored if one.kind in kinds]
     clean = [one.of(0.0) for one in scored]
@@ -70,7 +71,7 @@ class Rung:
 
 
 def rung(scored: Scored, *, level: float, hold: int) -> Rung:
-    """The alerts of a recording: one begins with the last of `hold` frames in a row at `level`, and ends with the first below it."""
+    """The alerts of a recording: one begins with the last of `hold` frames in a row at `level`, and ends with one below."""
     attack = np.flatnonzero((scored.truth != 0) & (scored.truth != UNSURE))
     first = int(attack[0]) if len(attack) else None
     run, false, delay = 0, 0, None

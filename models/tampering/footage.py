@@ -96,10 +96,16 @@ def cut(rng: np.random.Generator, frames: Sequence[Picture], name: str) -> Recor
     return Recording(name, out)
 
 
-def simulated(rng: np.random.Generator, seed: int, stills: Sequence[Picture], name: str) -> Recording:
-    """A simulated camera at a still, if there are any, or at a drawn scene."""
+def simulated(
+    rng: np.random.Generator, seed: int, stills: Sequence[Picture], name: str, *, size: tuple[int, int] | None = None
+) -> Recording:
+    """A simulated camera at a still, if there are any, or at a drawn scene.
+
+    Args:
+        size: of the frames; None: at random.
+    """
     still = stills[int(rng.integers(0, len(stills)))] if stills and rng.random() < 0.5 else None
-    size = LARGE if rng.random() < 0.3 else SIZE
+    size = size or (LARGE if rng.random() < 0.3 else SIZE)
     return Recording(name, [*Camera.drawn(seed, frames=int(rng.integers(100, LONG)), still=still, size=size)])
 
 

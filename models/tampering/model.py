@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tocsin.models.tampering.config import TamperingConfig
-from tocsin.models.tampering.measures import SIZE, Measured, grey, measured
-from tocsin.models.tampering.memory import Evidence, Memory, step
+from tocsin.models.tampering.measures import APPEARANCE, GRID, MOTION, PRINT, SIZE, Measured, grey, measured
+from tocsin.models.tampering.memory import FEATURES, UNITS, Evidence, Memory, step
 from tocsin.models.tampering.network import TamperingNetwork
 from tocsin.models.tampering.simulation.attacks import KINDS
 from tocsin.models.trained import Stored, placed, restore
@@ -66,27 +67,32 @@ class TamperingModel(Stored[TamperingConfig]):
     @torch.inference_mode()
     def __call__(self, evidence: Evidence) -> Verdict:
         """Judge frames, each by its own evidence."""
-        parts = []
-        for at in torch.arange(len(evidence.seen)).split(TOGETHER):
+        parts = [Verdict(evidence.seen[:0].float(), evidence.features[:0, 0, 0], evidence.seen[:0])]
+        for at in torch.arange(len(evidence.seen)).split(TOGETHER) if len(evidence.seen) else ():
             judged = self.network(evidence.features[at], evidence.seen[at])
             parts.append(Verdict(judged.frames.sigmoid(), judged.places.sigmoid(), judged.kinds.argmax(1)))
-        if not parts:
-            empty = evidence.features[:, 0, 0]
-            return Verdict(empty[:, 0, 0], empty, evidence.seen)
         return Verdict(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
-    def watch(self, pictures: NDArray[np.uint8]) -> Verdict:
-        """Judge the frames of one camera from its first one on, `[T, *SIZE, 3]`."""
-        memory, before, found = self.blank(1), None, []
+    def watch(self, pictures: Iterable[NDArray[np.uint8]]) -> Verdict:
+        """Judge the frames of one camera from its first one on, `[*SIZE, 3]` each."""
+        memory, before, found = self.blank(1), None, [self.unseen()]
         for picture in pictures:
             parts = (torch.from_numpy(part)[None] for part in self.measure(picture, before))
             evidence, memory = self.compare(memory, *parts)
             found.append(evidence)
             before = grey(picture)
-        if not found:
-            return self(Evidence(memory.mean[:0, :, None].repeat(1, 1, 4, 1, 1), memory.seen[:0]))
         features, seen = zip(*found, strict=True)
         return self(Evidence(torch.cat(features), torch.cat(seen)))
+
+    def unmeasured(self) -> Measured:
+        """The measures of no frames."""
+        shapes = ((len(APPEARANCE), *GRID), (len(MOTION), *GRID), PRINT)
+        kinds = np.float32, np.float32, np.int8
+        return Measured(*(np.zeros((0, *shape), kind) for shape, kind in zip(shapes, kinds, strict=True)))
+
+    def unseen(self) -> Evidence:
+        """The evidence of no frames."""
+        return Evidence(torch.zeros(0, len(UNITS), len(FEATURES), *GRID), torch.zeros(0, dtype=torch.int64))
 
 
 def load(directory: Path | str = SHIPPED, device: str = "auto") -> TamperingModel:

@@ -31,7 +31,7 @@ class NetworkConfig:
         fusion: "attention" at each place; "mean" takes the mean of the logits of two networks, for comparisons.
     """
 
-    width: int = 32
+    width: int = 24
     sizes: tuple[int, ...] = (3, 5)
     heads: int = 4
     views: tuple[str, ...] = ("appearance", "motion")
@@ -55,8 +55,8 @@ class Judged(NamedTuple):
 class TamperingNetwork(nn.Module):
     """Two views of a frame, each by multi-scale depthwise convolutions, fused by attention at each place.
 
-    Source: M3D-Net, whose two views are a face's colours and its reconstructed shape, and whose fusion is attention. It is published
-    as an outline; views, measures and sizes are this project's.
+    Source: M3D-Net, whose two views are a face's colours and its reconstructed shape, fused by attention. It is published as an
+    outline; views, measures and sizes are this project's.
     """
 
     def __init__(self, config: NetworkConfig) -> None:

@@ -19,6 +19,8 @@ from tocsin.models.tampering.simulation.attacks import KINDS, attacked
 CLEAN = "clean"
 WARM = 40
 """Frames of a camera before an attack, at least: what is usual has to be known."""
+BEGINS, ENDS = 2, 30
+"""Frames at the beginning of an attack, and after its end, whose truth is uncertain."""
 STILLS = 4
 """Of each clip, for simulated cameras."""
 UNSURE = -1.0
@@ -45,18 +47,9 @@ class Series:
         return len(self.covers)
 
     @property
-    def tampered(self) -> NDArray[np.bool_]:
-        """`[T]`: whether a frame is tampered with."""
-        return np.asarray(self.covers.max((1, 2)) > 0)
-
-    @property
     def truth(self) -> NDArray[np.float32]:
-        """`[T]`: 1 for tampered frames, 0 for others, `UNSURE` for the first ones of an attack and the first ones after it."""
-        mine = self.tampered
-        truth = mine.astype(np.float32)
-        for at in np.flatnonzero(mine[1:] != mine[:-1]) + 1:
-            truth[at : at + (2 if mine[at] else 30)] = UNSURE
-        return truth
+        """`[T]`, see `truth`."""
+        return truth(np.asarray(self.covers.max((1, 2)) > 0))
 
     @property
     def kinds(self) -> int:
@@ -64,7 +57,17 @@ class Series:
         return KINDS.index(self.kind) if self.kind in KINDS else 0
 
 
-def measure(name: str, kind: str, frames: Iterable[NDArray[np.uint8]], covers: Sequence[NDArray[np.float32] | None]) -> Series:
+def truth(tampered: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """1 for tampered frames, 0 for others, `UNSURE` for the first ones of an attack and the first ones after it, `[T]`."""
+    found = tampered.astype(np.float32)
+    for at in np.flatnonzero(tampered[1:] != tampered[:-1]) + 1:
+        found[at : at + (BEGINS if tampered[at] else ENDS)] = UNSURE
+    return found
+
+
+def measure(
+    name: str, kind: str, frames: Iterable[NDArray[np.uint8]], covers: Sequence[NDArray[np.float32] | None]
+) -> Series:
     """Measure a recording that is sent frame by frame."""
     before, found = None, []
     for picture in frames:
@@ -110,7 +113,7 @@ def drawn(
             if path
             else simulated(rng, 1000 * seed + number, pictures, "simulated camera")
         )
-        kind = CLEAN if number % 3 == 0 else kinds[int(rng.integers(0, len(kinds)))]
+        kind = CLEAN if number % 3 == 2 else kinds[int(rng.integers(0, len(kinds)))]
         if len(recording.frames) >= SHORT:
             yield series(rng, recording, kind, last)
         last = recording
@@ -130,8 +133,8 @@ def evidence(some: Series, config: MemoryConfig) -> Evidence:
 
 def targets(some: Series) -> tuple[Tensor, Tensor]:
     """The truth of frames `[T]` and of places `[T, *GRID]`; `UNSURE` where it does not count."""
-    truth, covers = torch.from_numpy(some.truth), torch.from_numpy(some.covers)
+    of_frames, covers = torch.from_numpy(some.truth), torch.from_numpy(some.covers)
     of_places = torch.where(covers >= 0.5, 1.0, torch.where(covers <= 0.1, 0.0, UNSURE))
-    of_places[truth == UNSURE] = UNSURE
-    weak = (truth == 1) & (covers.mean((1, 2)) < 0.02)
-    return torch.where(weak, UNSURE, truth), of_places
+    of_places[of_frames == UNSURE] = UNSURE
+    weak = (of_frames == 1) & (covers.mean((1, 2)) < 0.02)
+    return torch.where(weak, UNSURE, of_frames), of_places

@@ -92,7 +92,9 @@ def _splice(rng: np.random.Generator, frames: Sequence[Picture], begin: int, oth
     region = _region(rng, frames[0].shape[:2])
     from_other = rng.random() < 0.6
     source, lift = (other if from_other else frames[:begin]), rng.normal(0, 4)
-    shift = np.zeros(2, int) if from_other else (rng.choice([-1, 1], 2) * rng.uniform(0.15, 0.4, 2) * frames[0].shape[:2])
+    shift = (
+        np.zeros(2, int) if from_other else (rng.choice([-1, 1], 2) * rng.uniform(0.15, 0.4, 2) * frames[0].shape[:2])
+    )
     gain = _matched(source[0], frames[begin - 1]) if rng.random() < 0.6 else 1.0
     out = []
     for number in range(len(frames) - begin):
@@ -139,7 +141,9 @@ def _swapped(rng: np.random.Generator, frames: Sequence[Picture], begin: int, ot
         base = usual if still else picture.astype(np.float32)
         if still:
             away = 0.8 * np.sin(np.array([number / 7, number / 11]))
-            base = cv2.warpAffine(base, np.array([[1, 0, away[0]], [0, 1, away[1]]]), (columns, rows), borderMode=cv2.BORDER_REFLECT)
+            base = cv2.warpAffine(
+                base, np.array([[1, 0, away[0]], [0, 1, away[1]]]), (columns, rows), borderMode=cv2.BORDER_REFLECT
+            )
         small = cv2.resize(base, None, fx=fine, fy=fine, interpolation=cv2.INTER_AREA)
         drawn = cv2.resize(small, (columns, rows), interpolation=cv2.INTER_CUBIC)
         drawn = drawn + sharp * (drawn - cv2.GaussianBlur(drawn, (0, 0), 2))
@@ -243,7 +247,10 @@ def _region(rng: np.random.Generator, size: tuple[int, int]) -> Mask:
     share = np.minimum([np.sqrt(area * ratio), np.sqrt(area / ratio)], 0.9)
     top, left = rng.uniform(0, 1 - share)
     mask = np.zeros(size, np.float32)
-    a, b = (int(top * size[0]), int(left * size[1])), (int((top + share[0]) * size[0]), int((left + share[1]) * size[1]))
+    a, b = (
+        (int(top * size[0]), int(left * size[1])),
+        (int((top + share[0]) * size[0]), int((left + share[1]) * size[1])),
+    )
     if rng.random() < 0.5:
         mask[a[0] : b[0], a[1] : b[1]] = 1
     else:

@@ -51,7 +51,9 @@ class Camera:
     skips: float = 0.0
 
     @classmethod
-    def drawn(cls, seed: int, *, frames: int, still: Picture | None = None, size: tuple[int, int] = (270, 480)) -> Camera:
+    def drawn(
+        cls, seed: int, *, frames: int, still: Picture | None = None, size: tuple[int, int] = (270, 480)
+    ) -> Camera:
         """A camera with settings at random."""
         rng = np.random.default_rng([31, seed])
         motion: Literal["still", "sway", "carried"] = rng.choice(["still", "sway", "carried"], p=[0.5, 0.2, 0.3])
@@ -155,7 +157,9 @@ class Thing:
         size = rng.uniform(0.02, 0.13) * span[1]
         axes = max(3, int(size)), max(3, int(size * rng.uniform(0.4, 1.8)))
         red, green, blue = rng.uniform(10, 240, 3)
-        return cls((x, y, speed, speed * rng.uniform(-0.2, 0.2)), int(rng.integers(0, 70)), axes, (red, green, blue), span)
+        return cls(
+            (x, y, speed, speed * rng.uniform(-0.2, 0.2)), int(rng.integers(0, 70)), axes, (red, green, blue), span
+        )
 
     def show(self, view: Canvas, number: int, shift: NDArray[np.float64]) -> None:
         """Draw it into a frame."""
@@ -199,7 +203,9 @@ def _scene(rng: np.random.Generator, size: tuple[int, int]) -> Canvas:
 
 def _over(still: Picture, size: tuple[int, int]) -> Canvas:
     """A still as a scene. A little blur takes off its own grain, which would stand still."""
-    scaled = cv2.resize(still, size[::-1], interpolation=cv2.INTER_AREA if still.shape[0] > size[0] else cv2.INTER_CUBIC)
+    scaled = cv2.resize(
+        still, size[::-1], interpolation=cv2.INTER_AREA if still.shape[0] > size[0] else cv2.INTER_CUBIC
+    )
     return cv2.GaussianBlur(scaled.astype(np.float32), (0, 0), 0.7)
 
 
