@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tocsin.models import files
 from tocsin.models.tampering.memory import MemoryConfig
@@ -38,7 +39,9 @@ class TamperingConfig:
         """
         stored = files.read_json(directory / CONFIG_FILE)
         try:
-            network = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.pop("network", {}).items()}
+            network: dict[str, Any] = {
+                name: tuple(v) if isinstance(v, list) else v for name, v in stored.pop("network", {}).items()
+            }
             memory = MemoryConfig(**stored.pop("memory", {}))
             return cls(network=NetworkConfig(**network), memory=memory, **stored)
         except (AttributeError, TypeError) as reason:

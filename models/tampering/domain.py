@@ -28,6 +28,8 @@ RATE = 10.0
 """Frames per second for feeding and evaluation."""
 TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 1, 2, 3
 """Of the series to train on, to validate on, and to test on."""
+ATTACKS = 4
+"""On each clip for evaluation."""
 CAMERAS, LENGTH = 4, 120
 """Simulated cameras for `evaluate --data sim`, and their frames."""
 
@@ -87,42 +89,41 @@ class Tampering(Domain):
         version: str,
         data: str,
         *,
-        kinds: Annotated[
-            str | None, Option("Only these attacks, by name, separated by commas [all 14].", metavar="NAME,...")
-        ] = None,
+        attacks: Annotated[int, Option("Attacks on each clip, of 14 kinds in turn.", least=1)] = ATTACKS,
     ) -> Evaluation:
-        """Run the pipeline over clips, or simulated cameras, as they are and once with each attack.
+        """Run the pipeline over clips, or simulated cameras: as they are, and with attacks.
 
         Returns:
             Figures as of `tocsin.models.tampering.evaluate.figures`, `false_alerts_per_hour`, and `parameters`; the AUROC of each
             kind, and the figures of each clip; and those of what the model is compared with.
 
         Raises:
-            ValueError: a kind is unknown, or there are no clips.
+            ValueError: there are no clips that are long enough.
         """
         from tocsin.models.tampering.evaluate import by_kind, figures
         from tocsin.models.tampering.model import load
+        from tocsin.models.tampering.train import HOLD
 
-        chosen, model = _chosen(kinds), load(folder)
+        model, attacked = load(folder), 0
         scored, short, clips = list[Scored](), 0, dict[str, list[Scored]]()
         beside: dict[str, list[Scored]] = {}
-        for number, recording in enumerate(_recordings(data)):
+        for recording in _recordings(data):
             if len(recording.frames) < _least(model):
                 short += 1
                 continue
-            for kind, frames, truth in _attacks(recording, chosen, number):
+            for kind, frames, truth in _attacks(recording, attacked, attacks):
                 table, _ = self.results(map(Shot, frames), RATE, folder, version, {})
                 one = _scored(recording.name, kind, table.sort("sequence")["score"].to_numpy(), truth, model)
                 scored.append(one)
                 clips.setdefault(recording.name, []).append(one)
                 for name, values in _beside(frames, truth, recording.name, kind, model).items():
                     beside.setdefault(name, []).append(values)
+            attacked += attacks
         if not scored:
             raise ValueError(
                 f"--data {data}: expected clips of at least {_least(model)} frames at {RATE:g} a second, got {short} shorter ones"
             )
-        level = {"level": model.config.level, "hold": 5}
-        total = figures(scored, **level)
+        total = figures(scored, level=model.config.level, hold=HOLD)
         hours = (total["clean_frames"] or 0) / RATE / 3600
         return Evaluation(
             {
@@ -132,15 +133,15 @@ class Tampering(Domain):
             },
             {
                 "kinds": {kind: {"auroc": value} for kind, value in by_kind(scored).items()},
-                "clips": {name: figures(ones, **level) for name, ones in clips.items()},
+                "clips": {name: figures(ones, level=model.config.level, hold=HOLD) for name, ones in clips.items()},
             },
             baselines={
-                name: {key: value for key, value in figures(ones, level=2.0, hold=5).items() if "auroc" in key}
+                name: {key: value for key, value in figures(ones, level=2.0, hold=HOLD).items() if "auroc" in key}
                 for name, ones in beside.items()
             },
             counted={
                 "clips": len(clips),
-                "attacks": sum(one.kind in chosen for one in scored),
+                "attacks": attacked,
                 "frames": sum(len(one.scores) for one in scored),
             },
             left_out={"clips that are too short to be attacked": short},
@@ -155,15 +156,6 @@ class Tampering(Domain):
         rate = rate or RATE
         frames = iter(Stream(seed)) if source == SIM else read(source, rate=rate, size=None)
         return Feed(shots=map(Shot, frames), rate=rate, live="://" in source)
-
-
-def _chosen(kinds: str | None) -> tuple[str, ...]:
-    from tocsin.models.tampering.simulation.attacks import ATTACKS
-
-    chosen = tuple(ATTACKS) if kinds is None else tuple(kind.strip() for kind in kinds.split(","))
-    if unknown := [kind for kind in chosen if kind not in ATTACKS]:
-        raise ValueError(f"--kinds: expected some of {', '.join(ATTACKS)}, got {', '.join(unknown)}")
-    return chosen
 
 
 def _least(model: TamperingModel) -> int:
@@ -189,20 +181,21 @@ def _recordings(data: str) -> Iterator[Recording]:
 
 
 def _attacks(
-    recording: Recording, kinds: Sequence[str], number: int
+    recording: Recording, first: int, attacks: int
 ) -> Iterator[tuple[str, Sequence[NDArray[np.uint8]], NDArray[np.float32]]]:
-    """The recording as it is, and with each attack: kind, frames and truth."""
+    """The recording as it is, and with attacks of the kinds from number `first` on, in turn: kind, frames and truth."""
     import numpy as np
 
     from tocsin.models.tampering.footage import simulated
     from tocsin.models.tampering.samples import CLEAN, truth
-    from tocsin.models.tampering.simulation.attacks import attacked
+    from tocsin.models.tampering.simulation.attacks import KINDS, UNSEEN, attacked
 
-    count = len(recording.frames)
+    count, kinds = len(recording.frames), (*KINDS, *UNSEEN)
     yield CLEAN, recording.frames, np.zeros(count, np.float32)
-    rng = np.random.default_rng([TEST_SEED, number])
-    other = simulated(rng, 1_000_000 + number, recording.frames[:1], "other", size=recording.frames[0].shape[:2])
-    for kind in kinds:
+    rng = np.random.default_rng([TEST_SEED, first])
+    other = simulated(rng, 1_000_000 + first, recording.frames[:1], "other", size=recording.frames[0].shape[:2])
+    for number in range(first, first + attacks):
+        kind = kinds[number % len(kinds)]
         begin = int(rng.integers(count // 2, count - 20))
         done = attacked(kind, rng, recording.frames, begin, count, other.frames)
         yield kind, done.frames, truth(np.arange(count) >= begin)

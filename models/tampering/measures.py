@@ -39,7 +39,7 @@ MOTION = ("change", "equal", "flow", "stray", "unexplained", "fixed")
 """
 DARK, BRIGHT = 6, 249
 """Brightness up to which a pixel counts as black, and from which on it counts as white."""
-GRAIN: NDArray[np.float32] = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
+GRAIN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / np.float32(6)
 """Answers to grain, hardly to edges; that of unit noise has a deviation of 1. Source: Immerkaer (1996)."""
 SEED = 20
 """Of the pattern by which prints are made."""

@@ -82,10 +82,17 @@ class Memory(NamedTuple):
     @classmethod
     def blank(cls, count: int, config: MemoryConfig) -> Memory:
         """Of `count` cameras before their first frame."""
-        of = torch.zeros(4, count, len(UNITS), *GRID)
-        prints = torch.zeros(count, config.prints, CELLS, dtype=torch.int8)
-        ages = torch.zeros(count, config.prints)
-        return cls(torch.zeros(count, dtype=torch.int64), *of, prints, torch.zeros(count, CELLS), ages)
+        mean, square, lately, peak = torch.zeros(4, count, len(UNITS), *GRID)
+        return cls(
+            seen=torch.zeros(count, dtype=torch.int64),
+            mean=mean,
+            square=square,
+            lately=lately,
+            peak=peak,
+            prints=torch.zeros(count, config.prints, CELLS, dtype=torch.int8),
+            usual=torch.zeros(count, CELLS),
+            trail=torch.zeros(count, config.prints),
+        )
 
 
 class Evidence(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,7 +35,9 @@ class Attacked:
     covers: list[Mask | None]
 
 
-Attack = Callable[[np.random.Generator, Sequence[Picture], int, Sequence[Picture]], list[tuple[Picture, Mask | None]]]
+Shown = list[tuple[Picture, Mask | None]]
+"""Attacked frames, each with the share of the attack in its pixels; None: all of it."""
+Attack = Callable[[np.random.Generator, Sequence[Picture], int, Sequence[Picture]], Shown]
 """A generator, the frames of a recording, the first one that is attacked, and frames of another recording -> the attacked ones."""
 
 
@@ -61,12 +64,12 @@ def attacked(
     return Attacked(pictures, covers)
 
 
-def _frozen(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _frozen(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """The last frame, again and again."""
     return [(frames[begin - 1], None)] * (len(frames) - begin)
 
 
-def _loop(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _loop(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """Frames of the past, again and again; half of them are coded anew."""
     length = int(rng.integers(LEAST, min(begin, 80) + 1))
     first = int(rng.integers(0, begin - length + 1))
@@ -74,20 +77,20 @@ def _loop(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other
     return [(past[number % length], None) for number in range(len(frames) - begin)]
 
 
-def _rewound(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _rewound(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """The past backwards, and forwards again."""
     past = _recoded(rng, frames[:begin])
     there_and_back = [*reversed(past), *past[1:-1]]
     return [(there_and_back[number % len(there_and_back)], None) for number in range(1, len(frames) - begin + 1)]
 
 
-def _stuttering(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _stuttering(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """Each frame is held for some frames."""
     hold = int(rng.integers(3, 8))
     return [(frames[begin + number // hold * hold], None) for number in range(len(frames) - begin)]
 
 
-def _splice(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _splice(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """A region of another recording, or of another place of this one's past, in place of what is there."""
     region = _region(rng, frames[0].shape[:2])
     from_other = rng.random() < 0.6
@@ -96,19 +99,19 @@ def _splice(rng: np.random.Generator, frames: Sequence[Picture], begin: int, oth
         np.zeros(2, int) if from_other else (rng.choice([-1, 1], 2) * rng.uniform(0.15, 0.4, 2) * frames[0].shape[:2])
     )
     gain = _matched(source[0], frames[begin - 1]) if rng.random() < 0.6 else 1.0
-    out = []
+    out: Shown = []
     for number in range(len(frames) - begin):
         there = np.roll(_bounced(source, number), tuple(int(s) for s in shift), (0, 1)).astype(np.float32)
         out.append((_mixed(frames[begin + number], there * gain + lift, region), region))
     return out
 
 
-def _painted(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _painted(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """A region is painted over with what surrounds it."""
     region = _region(rng, frames[0].shape[:2])
     small = (max(frames[0].shape[1] // 4, 8), max(frames[0].shape[0] // 4, 8))
     hole = (cv2.resize(region, small) > 0.05).astype(np.uint8)
-    out = []
+    out: Shown = []
     for picture in frames[begin:]:
         filled = cv2.inpaint(cv2.resize(picture, small, interpolation=cv2.INTER_AREA), hole, 3, cv2.INPAINT_TELEA)
         large = cv2.resize(filled, picture.shape[1::-1], interpolation=cv2.INTER_CUBIC).astype(np.float32)
@@ -116,10 +119,10 @@ def _painted(rng: np.random.Generator, frames: Sequence[Picture], begin: int, ot
     return out
 
 
-def _reencoded(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _reencoded(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """Coded anew at a lower rate: smaller, with coarser JPEG, and smoothed over time."""
     scale, quality, stay = rng.uniform(0.35, 0.75), int(rng.integers(12, 45)), rng.uniform(0, 0.7)
-    smooth, out = frames[begin - 1].astype(np.float32), []
+    smooth, out = frames[begin - 1].astype(np.float32), Shown()
     for picture in frames[begin:]:
         smooth = stay * smooth + (1 - stay) * picture
         small = cv2.resize(smooth, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -129,14 +132,14 @@ def _reencoded(rng: np.random.Generator, frames: Sequence[Picture], begin: int, 
     return out
 
 
-def _swapped(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _swapped(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """A generated scene in place of the real one: what the camera usually shows, or each frame, without its grain, with false
     detail and false grain.
     """
     still, fine = rng.random() < 0.5, rng.uniform(0.2, 0.45)
     grain, sharp = rng.uniform(0, 3), rng.uniform(0, 1.2)
     usual = np.mean(frames[max(0, begin - 10) : begin], axis=0, dtype=np.float32)
-    out, rows, columns = [], *frames[0].shape[:2]
+    out, rows, columns = Shown(), *frames[0].shape[:2]
     for number, picture in enumerate(frames[begin:]):
         base = usual if still else picture.astype(np.float32)
         if still:
@@ -152,7 +155,7 @@ def _swapped(rng: np.random.Generator, frames: Sequence[Picture], begin: int, ot
     return out
 
 
-def _covered(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _covered(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """Something close before the lens: dark, without shapes, over most of the picture or all of it."""
     rows, columns = frames[0].shape[:2]
     tone, ramp, share = rng.uniform(0, 110) * rng.uniform(0.7, 1.3, 3), int(rng.integers(1, 8)), rng.uniform(0.7, 1.3)
@@ -161,7 +164,7 @@ def _covered(rng: np.random.Generator, frames: Sequence[Picture], begin: int, ot
     along = np.cos(angle) * (x / columns - 0.5) + np.sin(angle) * (y / rows - 0.5)
     place = (along - along.min()) / (along.max() - along.min())
     cloth = cv2.GaussianBlur(rng.standard_normal((rows, columns), np.float32), (0, 0), 20) * 60
-    out = []
+    out: Shown = []
     for number, picture in enumerate(frames[begin:]):
         edge = share * min(1.0, (number + 1) / ramp)
         cover = np.clip((edge - place) / 0.08, 0, 1).astype(np.float32)
@@ -170,22 +173,22 @@ def _covered(rng: np.random.Generator, frames: Sequence[Picture], begin: int, ot
     return out
 
 
-def _defocused(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _defocused(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """The lens is turned out of focus. The grain of the sensor stays."""
     blur, ramp, grain = rng.uniform(2, 6) * frames[0].shape[0] / 270, int(rng.integers(1, 10)), rng.uniform(0.3, 3)
-    out = []
+    out: Shown = []
     for number, picture in enumerate(frames[begin:]):
         soft = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), blur * min(1.0, (number + 1) / ramp))
         out.append((_rounded(soft + rng.standard_normal(soft.shape, np.float32) * grain), None))
     return out
 
 
-def _turned(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _turned(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """The camera is turned away, or about its axis."""
     rows, columns = frames[0].shape[:2]
     away = rng.choice([-1, 1], 2) * rng.uniform(0.12, 0.6, 2) * (columns, rows * 0.6)
     angle, ramp = rng.choice([-1, 1]) * rng.uniform(0, 40), int(rng.integers(1, 12))
-    out = []
+    out: Shown = []
     for number, picture in enumerate(frames[begin:]):
         done = min(1.0, (number + 1) / ramp)
         turn = cv2.getRotationMatrix2D((columns / 2, rows / 2), angle * done, 1.0)
@@ -194,7 +197,7 @@ def _turned(rng: np.random.Generator, frames: Sequence[Picture], begin: int, oth
     return out
 
 
-def _blended(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _blended(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """Another recording shines through, or covers the half."""
     share = np.float32(rng.uniform(0.35, 0.65))
     cover = np.full(frames[0].shape[:2], share, np.float32)
@@ -204,21 +207,21 @@ def _blended(rng: np.random.Generator, frames: Sequence[Picture], begin: int, ot
     ]
 
 
-def _blinded(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _blinded(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """A strong light into the lens."""
     rows, columns = frames[0].shape[:2]
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
     at, ramp, force = rng.uniform(0.2, 0.8, 2) * (rows, columns), int(rng.integers(1, 6)), rng.uniform(250, 600)
     far = np.hypot(y - at[0], x - at[1]) / columns
     glow = np.exp(-((far / rng.uniform(0.15, 0.4)) ** 2)) + 0.25
-    out = []
+    out: Shown = []
     for number, picture in enumerate(frames[begin:]):
         light = force * min(1.0, (number + 1) / ramp) * (1 + 0.03 * rng.standard_normal())
         out.append((_rounded(picture * 0.6 + (glow * light)[..., None]), None))
     return out
 
 
-def _mirrored(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> list:
+def _mirrored(rng: np.random.Generator, frames: Sequence[Picture], begin: int, other: Sequence[Picture]) -> Shown:
     """Right is left."""
     return [(np.ascontiguousarray(picture[:, ::-1]), None) for picture in frames[begin:]]
 
@@ -287,5 +290,5 @@ def _jpeg(picture: Picture, quality: int) -> Picture:
     return np.asarray(simplejpeg.decode_jpeg(file, "RGB"), np.uint8)
 
 
-def _rounded(image: NDArray[np.floating]) -> Picture:
+def _rounded(image: NDArray[Any]) -> Picture:
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
