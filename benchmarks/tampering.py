@@ -1,7 +1,8 @@
-"""Tampering on recordings that no training saw: AUROC by kind of attack, by view and fusion, and false alerts. Tables of docs/tampering.md.
+"""Tampering on recordings that no training saw: AUROC by kind of attack, by view and fusion, and false alerts.
 
-`python -m benchmarks.tampering --train FOLDER... --test FOLDER... [--series 24] [--steps 1500] [--seeds 0 1 2] [--hours 6]`. The last
-clip of each folder to train on is held back for the level. Measuring takes 10 ms a frame, and a seed of a form some minutes.
+`python -m benchmarks.tampering --test FOLDER... [--train FOLDER...] [--series 24] [--steps 1500] [--seeds 0 1 2] [--hours 6]`
+makes the tables of docs/tampering.md. The last clip of each folder to train on is held back for the level. Measuring takes 10 ms
+a frame, and a seed of a form some minutes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.spread import spread
 from tocsin.models.tampering.baselines import baselines
@@ -20,7 +22,7 @@ from tocsin.models.tampering.config import TamperingConfig
 from tocsin.models.tampering.domain import RATE
 from tocsin.models.tampering.evaluate import Scored, by_kind, figures
 from tocsin.models.tampering.footage import clips, scaled, sent, simulated
-from tocsin.models.tampering.measures import SIZE
+from tocsin.models.tampering.measures import SIZE, grey
 from tocsin.models.tampering.memory import Evidence
 from tocsin.models.tampering.model import TamperingModel, load
 from tocsin.models.tampering.network import NetworkConfig
@@ -70,8 +72,10 @@ def measured(some: Iterable[tuple[str, str, list[np.ndarray], list]]) -> Iterato
 
 
 def quiet(hours: float, *, rate: float, first: int = 500) -> Iterator[tuple[str, Iterator[np.ndarray], float]]:
-    """Fixed simulated cameras that nobody touches, an hour each: name, frames, and hours. Every second one is dark, with much grain;
-    every third one is coded with blocks that stay; light changes slowly, and lamps are switched.
+    """Fixed simulated cameras that nobody touches, an hour each: name, frames, and hours.
+
+    Every second one is dark, with much grain; every third one is coded with blocks that stay; light changes slowly, and at every
+    fourth one a lamp is switched on.
     """
     for number in range(int(hours)):
         one = Camera.drawn(first + number, frames=round(3600 * rate), size=SIZE)
@@ -95,7 +99,7 @@ def watched(model: TamperingModel, frames: Iterator[np.ndarray]) -> Scored:
         found = []
         for picture in some:
             arrived = sent(picture, QUALITY)
-            seen, memory = model.compare(memory, *(torch.from_numpy(p)[None] for p in of(arrived, before)))
+            seen, memory = model.compare(memory, *(torch.from_numpy(p)[None] for p in model.measure(arrived, before)))
             before = grey(arrived)
             found.append(seen)
         features, counts = zip(*found, strict=True)
