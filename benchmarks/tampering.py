@@ -93,7 +93,6 @@ def quiet(hours: float, *, rate: float, first: int = 500) -> Iterator[tuple[str,
 
 def watched(model: TamperingModel, frames: Iterator[np.ndarray]) -> Scored:
     """The scores of a quiet camera, a hundred frames at a time."""
-
     memory, before, scores = model.blank(1), None, list[float]()
     while some := list(islice(frames, 100)):
         found = []
