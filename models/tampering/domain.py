@@ -100,7 +100,7 @@ class Tampering(Domain):
         Raises:
             ValueError: there are no clips that are long enough.
         """
-        from tocsin.models.tampering.evaluate import by_kind, figures
+        from tocsin.models.tampering.evaluate import Scored, by_kind, figures
         from tocsin.models.tampering.model import load
         from tocsin.models.tampering.train import HOLD
 
