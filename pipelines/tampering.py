@@ -55,8 +55,8 @@ RESULTS = pa.schema(
     ]
 )
 """Columns of a frame: the number of frames missing before it; the probability that it was tampered with, null until the camera is
-known; whether it belongs to an interval of tampering; the known attack that is most alike, and the time of the interval's first
-frame, both only in an interval and on the first frame after it; on that frame alone, the time of the interval's last frame; the
+known; whether it belongs to an interval of tampering; the known attack that its clearest frame so far is most like, and the time
+of its first frame, both only in an interval and on the first frame after it; on that frame alone, the time of the interval's last frame; the
 probability at each place, in rows from the top; and the path of the frame in the lake, if it is kept."""
 
 
@@ -203,6 +203,7 @@ class Verdict(Stage):
             "since": Cell(dtype=torch.int64),
             "until": Cell(dtype=torch.int64),
             "kind": Cell(dtype=torch.int64),
+            "peak": Cell(dtype=torch.float64),
         }
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
@@ -216,7 +217,8 @@ class Verdict(Stage):
         since, until = [list[int | None]([None] * count) for _ in range(2)]
         keep = [False] * count
         for slot, indices in rows.by_key():
-            run, begun, last, kind = (int(cell[slot]) for cell in state.cells.values())
+            *counts, peak = (cell[slot].item() for cell in state.cells.values())
+            run, begun, last, kind = map(int, counts)
             for row in indices:
                 if not certain[row]:
                     continue
@@ -224,15 +226,17 @@ class Verdict(Stage):
                 run = run + 1 if score >= (self._end if run else self._level) else 0
                 tampered[row] = run > 0
                 if run == 1:
-                    begun = times[row]
+                    begun, peak = times[row], 0.0
                 if run:
-                    last, kind = times[row], kinds[row]
+                    last = times[row]
+                if run and score > peak:
+                    peak, kind = score, kinds[row]
                 if run or before:
                     since[row], named[row] = begun, self._model.kinds[kind]
                 if before and not run:
                     until[row] = last
                 keep[row] = run > 0 and (run - 1) % self._every == 0
-            for cell, value in zip(state.cells.values(), (run, begun, last, kind), strict=True):
+            for cell, value in zip(state.cells.values(), (run, begun, last, kind, peak), strict=True):
                 cell[slot] = value
         time = pa.timestamp("ms", tz="UTC")
         columns = {

@@ -28,7 +28,7 @@ RATE = 10.0
 """Frames per second for feeding and evaluation."""
 TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 1, 2, 3
 """Of the series to train on, to validate on, and to test on."""
-ATTACKS = 4
+ATTACKS = 3
 """On each clip for evaluation."""
 CAMERAS, LENGTH = 4, 120
 """Simulated cameras for `evaluate --data sim`, and their frames."""
@@ -177,7 +177,8 @@ def _recordings(data: str) -> Iterator[Recording]:
     if not Path(data).exists():
         raise FileNotFoundError(f"--data {data}: expected a clip or a folder with clips, got nothing there")
     for path in clips(Path(data)):
-        yield Recording(path.name, [scaled(picture, LARGE) for picture in read(path, rate=RATE, size=None)])
+        pictures = read(path, rate=RATE, size=None)
+        yield Recording(path.name, [scaled(one, LARGE) if one.shape[0] > LARGE[0] else one for one in pictures])
 
 
 def _attacks(

@@ -26,7 +26,7 @@ FEATURES = ("value", "now", "lately", "peak")
 """Of each measure: its value; by how many deviations it is off what is usual; the mean of that lately, and its last peak."""
 WINDOW, STRIDE, MARGIN = 6, 2, 2
 """Of the cells of a print around a place."""
-FLOOR = 1.0
+FLOOR = 0.3
 """Mean square of a print below which it holds nothing but rounding."""
 FAR = 8.0
 """Deviations beyond which it does not matter how far a measure is off."""

@@ -134,9 +134,9 @@ def walk(folder: Path) -> None:
 
 
 def gate(folder: Path) -> None:
-    """Seven seconds of a simulated camera, and a clip that is too short."""
-    frames = [*Camera(seed=5, frames=70, size=(90, 160), things=1)]
-    for name, count in (("gate", 70), ("short", 5)):
+    """Some seconds of a simulated camera, and a clip that is too short."""
+    frames = [*Camera(seed=5, frames=66, size=(90, 160), things=1)]
+    for name, count in (("gate", 66), ("short", 5)):
         pictures(folder / name, frames[:count])
 
 
@@ -163,7 +163,7 @@ COUNTED: dict[str, dict[str, float]] = {
     "occupancy": {"rooms": 1},
     "pose": {"films": 1, "frames": 12},
     "surprise": {"clips": 2, "frames": 22, "seconds": 2.4, "novelties": 1},
-    "tampering": {"clips": 1, "attacks": 4, "frames": 350},
+    "tampering": {"clips": 1, "attacks": 3, "frames": 264},
     "touch": {"clips": 1, "frames": 30, "seconds": 1, "touches": 1},
     "alignment": {"pairs": 2},
 }

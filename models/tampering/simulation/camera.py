@@ -70,7 +70,7 @@ class Camera:
             drift=float(rng.uniform(0, 0.12)),
             skips=float(rng.uniform(1, 4)) if rng.random() < 0.3 else 0.0,
         )
-        if rng.random() < 0.2:
+        if rng.random() < 0.35:
             one = replace(one, lamp=(int(rng.integers(frames // 4, frames)), float(rng.choice([0.6, 0.75, 1.3, 1.6]))))
         return one
 
