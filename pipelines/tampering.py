@@ -55,9 +55,9 @@ RESULTS = pa.schema(
     ]
 )
 """Columns of a frame: the number of frames missing before it; the probability that it was tampered with, null until the camera is
-known; whether it belongs to an interval of tampering; the known attack that its clearest frame so far is most like, and the time
-of its first frame, both only in an interval and on the first frame after it; on that frame alone, the time of the interval's last frame; the
-probability at each place, in rows from the top; and the path of the frame in the lake, if it is kept."""
+known; whether it belongs to an interval of tampering; the known attack that the interval's clearest frame so far is most like, and
+the time of its first frame, both only in an interval and on the first frame after it; on that frame alone, the time of the
+interval's last frame; the probability at each place, in rows from the top; and the path of the frame in the lake, if it is kept."""
 
 
 class TamperingOptions(CameraOptions):
