@@ -40,6 +40,9 @@ from tocsin.pipelines.runtime import (
 )
 from tocsin.pipelines.runtime.stages import Gaps, Keep, Pixels, Reorder
 
+CLEARER = 1e-3
+"""By how much a frame's score must be higher for its kind to count instead: the size of a batch changes a score by less."""
+
 RESULTS = pa.schema(
     [
         ("camera", pa.string()),
@@ -229,7 +232,7 @@ class Verdict(Stage):
                     begun, peak = times[row], 0.0
                 if run:
                     last = times[row]
-                if run and score > peak:
+                if run and score > peak + CLEARER:
                     peak, kind = score, kinds[row]
                 if run or before:
                     since[row], named[row] = begun, self._model.kinds[kind]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tocsin.models.tampering.config import TamperingConfig
@@ -37,7 +38,7 @@ class Recipe:
         clean: share of them that is as the camera took it.
         blind: share of measures that a frame lacks, so that the network does not trust in few.
         places, kinds: weights of their losses beside that of frames.
-        quantile: of the scores of clean validation frames, for the level.
+        quantile: share of clean validation frames that raise no alert at the level.
     """
 
     real: int = 48
@@ -51,7 +52,7 @@ class Recipe:
     kinds: float = 0.3
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
-    quantile: float = 0.999
+    quantile: float = 0.998
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,15 @@ def scored(model: TamperingModel, seen: Evidence, some: Series) -> Scored:
 
 
 def settled(model: TamperingModel, found: Sequence[Scored], quantile: float) -> TamperingModel:
-    """The model with the level that so many clean frames lie below, at least one half."""
-    clean = np.concatenate([one.of(0.0) for one in found if one.kind == CLEAN])
-    level = float(np.clip(np.quantile(clean, quantile) if len(clean) else 0.5, 0.5, 0.99))
+    """The model with the level that hardly any clean frame could raise an alert at, at least one half."""
+    clean = [held(one.scores, HOLD) for one in found if one.kind == CLEAN]
+    level = float(np.clip(np.nanquantile(np.concatenate(clean), quantile) if clean else 0.5, 0.5, 0.99))
     return TamperingModel(replace(model.config, level=round(level, 3)), model.network)
+
+
+def held(scores: NDArray[np.floating], hold: int) -> NDArray[np.floating]:
+    """The least of each frame's score and those of the `hold - 1` before it: what an alert goes by, `[T - hold + 1]`."""
+    return np.lib.stride_tricks.sliding_window_view(scores, hold).min(1)
 
 
 def train(

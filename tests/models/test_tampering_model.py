@@ -20,7 +20,7 @@ from tocsin.models.tampering.network import NetworkConfig, TamperingNetwork
 from tocsin.models.tampering.samples import CLEAN, UNSURE, WARM, evidence, series, targets, truth
 from tocsin.models.tampering.simulation.attacks import KINDS
 from tocsin.models.tampering.simulation.camera import Camera
-from tocsin.models.tampering.train import Recipe, lessons, train
+from tocsin.models.tampering.train import Recipe, held, lessons, settled, train
 
 SMALL = NetworkConfig(width=8, heads=2)
 
@@ -113,6 +113,17 @@ def test_figures_are_what_a_plain_count_gives() -> None:
         math.isnan(figures([clean], level=0.8, hold=1)["auroc"] or 0)
         and figures([clean], level=1, hold=1)["found"] is None
     )
+
+
+def test_the_level_is_what_alerts_go_by() -> None:
+    assert held(np.array([0.9, 0.8, 0.2, 0.9, 0.95, 0.9]), 2).tolist() == [0.8, 0.2, 0.2, 0.9, 0.9]
+    flash, lamp = np.zeros(100), np.zeros(100)
+    flash[50:52], lamp[50:70] = 0.97, 0.8
+    marks = np.zeros(100, np.float32)
+    levels = [
+        settled(untrained(), [Scored("a", CLEAN, some, marks)], 0.98).config.level for some in (flash, lamp, lamp / 4)
+    ]
+    assert levels == [0.5, 0.8, 0.5]
 
 
 def test_baselines_ring_for_what_they_know() -> None:
