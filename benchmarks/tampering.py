@@ -74,8 +74,8 @@ def measured(some: Iterable[tuple[str, str, list[np.ndarray], list]]) -> Iterato
 def quiet(hours: float, *, rate: float, first: int = 500) -> Iterator[tuple[str, Iterator[np.ndarray], float]]:
     """Fixed simulated cameras that nobody touches, an hour each: name, frames, and hours.
 
-    Every second one is dark, with much grain; every third one is coded with blocks that stay for up to 4 s; light changes slowly, and at every
-    fourth one a lamp is switched on.
+    Every second one is dark, with much grain; every third one is coded with blocks that stay for up to 4 s; light changes slowly,
+    and at every fourth one a lamp is switched on.
     """
     for number in range(int(hours)):
         one = Camera.drawn(first + number, frames=round(3600 * rate), size=SIZE)
