@@ -21,7 +21,7 @@ from tocsin.models.tampering.baselines import baselines
 from tocsin.models.tampering.config import TamperingConfig
 from tocsin.models.tampering.domain import RATE
 from tocsin.models.tampering.evaluate import Scored, by_kind, figures
-from tocsin.models.tampering.footage import clips, scaled, sent, simulated
+from tocsin.models.tampering.footage import LARGE, clips, scaled, sent, simulated
 from tocsin.models.tampering.measures import SIZE, grey
 from tocsin.models.tampering.memory import Evidence
 from tocsin.models.tampering.model import TamperingModel, load
@@ -39,12 +39,12 @@ FORMS = {
     "motion alone": NetworkConfig(views=("motion",)),
 }
 QUALITY = 90
+Trial = tuple[str, str, list[np.ndarray], list]
+"""Name, kind of attack, frames, and the share of the attack in each pixel of each frame, or None."""
 Judged = Sequence[tuple[Evidence, Series]]
 
 
-def trials(
-    folders: Sequence[Path], *, rate: float = RATE, seed: int = 3
-) -> Iterator[tuple[str, str, list[np.ndarray], list]]:
+def trials(folders: Sequence[Path], *, rate: float = RATE, seed: int = 3) -> Iterator[Trial]:
     """Each clip as it is, and once with each kind of attack from its second half to its end: name, kind, frames and covers."""
     rng = np.random.default_rng([51, seed])
     for number, path in enumerate(path for folder in folders for path in clips(folder)):
@@ -59,7 +59,23 @@ def trials(
             yield path.name, kind, done.frames, list(done.covers)
 
 
-def measured(some: Iterable[tuple[str, str, list[np.ndarray], list]]) -> Iterator[tuple[Series, dict[str, Scored]]]:
+def fixed(folders: Sequence[Path], cameras: int, *, seed: int = 4) -> Iterator[Trial]:
+    """As `trials`, of fixed simulated cameras whose scenes are the clips' first frames."""
+    rng = np.random.default_rng([52, seed])
+    paths = [path for folder in folders for path in clips(folder)]
+    scenes = [scaled(next(read(path, rate=None, size=None)), LARGE) for path in paths]
+    for number in rng.permutation(len(scenes))[:cameras].tolist():
+        one = Camera.drawn(3_000_000 + 100 * seed + number, frames=100, still=scenes[number], size=SIZE)
+        frames = [*replace(one, motion="still")]
+        yield f"fixed {number}", CLEAN, frames, [None] * len(frames)
+        other = simulated(rng, 4_000_000 + number, (), "other", size=SIZE)
+        for kind in (*KINDS, *UNSEEN):
+            begin = int(rng.integers(WARM + 5, len(frames) - 20))
+            done = attacked(kind, rng, frames, begin, len(frames), other.frames)
+            yield f"fixed {number}", kind, done.frames, list(done.covers)
+
+
+def measured(some: Iterable[Trial]) -> Iterator[tuple[Series, dict[str, Scored]]]:
     """The trials measured, and scored by what the model is compared with."""
     for name, kind, frames, covers in some:
         arrived = [sent(picture, QUALITY) for picture in frames]
@@ -137,13 +153,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", nargs="*", type=Path, default=[])
     parser.add_argument("--test", nargs="+", type=Path, required=True)
+    parser.add_argument("--cameras", type=int, default=6)
     parser.add_argument("--series", type=int, default=24)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--hours", type=float, default=6)
     options = parser.parse_args()
     config = TamperingConfig()
-    both = [*measured(trials(options.test))]
+    both = [*measured(trials(options.test)), *measured(fixed(options.test, options.cameras))]
     test = [(evidence(some, config.memory), some) for some, _ in both]
     shipped = load()
     print(*lines({"shipped": [judged(shipped, test)]}, {"shipped": [shipped.config.level]}), sep="\n")

@@ -44,15 +44,15 @@ class Recipe:
     real: int = 48
     simulated: int = 192
     validation: float = 0.25
-    steps: int = 3000
-    frames: int = 64
+    steps: int = 450
+    frames: int = 32
     clean: float = 0.55
     blind: float = 0.1
     places: float = 0.7
     kinds: float = 0.3
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
-    quantile: float = 0.995
+    quantile: float = 0.998
 
 
 @dataclass(frozen=True)
