@@ -16,8 +16,11 @@ BEGIN, END, SHOWN = 60, 85, 75
 
 def draw(axes: Axes) -> None:
     model = load()
-    frames, other = [*Camera(seed=4, frames=END, size=SIZE, things=2)], [*Camera(seed=5, frames=30, size=SIZE)]
-    done = attacked("splice", np.random.default_rng(6), frames, BEGIN, END, other)
+    frames, other = (
+        [*Camera(seed=14, frames=END, size=SIZE, things=1)],
+        [*Camera(seed=15, frames=30, size=SIZE, things=1)],
+    )
+    done = attacked("splice", np.random.default_rng(3), frames, BEGIN, END, other)
     pictures = [sent(picture, 90) for picture in done.frames]
     verdict = model.watch(pictures)
     axes.imshow(pictures[SHOWN], extent=(0, SIZE[1], SIZE[0], 0))
