@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tocsin.models.damage.config import DamageConfig
-from tocsin.models.damage.evaluate import auroc, figures, lines
+from tocsin.models.damage.evaluate import figures, lines
 from tocsin.models.damage.lessons import Collected, Lessons, augmented, drawn, fitted
 from tocsin.models.damage.network import CLASSES, NetworkConfig
 from tocsin.models.damage.pictures import Labelled, held_back, labelled
 from tocsin.models.damage.train import Recipe, fit, judged_all
 from tocsin.models.damage.trunk import Trunk
+from tocsin.models.ranking import auroc
 
 FORMS = {
     "multi-scale excitation": NetworkConfig(),

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from tocsin.models.damage import closer
-from tocsin.models.damage.evaluate import auroc
 from tocsin.models.damage.frames import batch, lost, scaled
 from tocsin.models.damage.model import SHIPPED, DamageModel, load
 from tocsin.models.damage.pictures import labelled
 from tocsin.models.damage.simulation.frames import frame
+from tocsin.models.ranking import auroc
 from tocsin.operators.budget import least_sure, refine
 
 BUDGETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
@@ -70,7 +70,7 @@ class Curve:
         truth = np.concatenate(self.truths)
         scores = np.concatenate(self.places[order, budget]).astype(np.float32)
         damaged = auroc(np.array(self.pictures[order, budget]), np.array(self.kinds) > 0)
-        return f"{average_precision(scores, truth):.3f} | {damaged or float('nan'):.3f}"
+        return f"{average_precision(scores, truth):.3f} | {damaged:.3f}"
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:

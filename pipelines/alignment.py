@@ -181,15 +181,12 @@ class Align(Stage):
 
     @property
     def state(self) -> Mapping[str, Declared]:
-        ring = watch.blank(self._config).ring
-        return {
+        blank = watch.blank(self._config)._asdict()
+        cells: dict[str, Declared] = {name: Cell(tuple(t.shape), t.dtype) for name, t in blank.items()}
+        return cells | {
             "aligned": Cell(dtype=torch.int64, fill=NEVER),
             "alone": Cell(dtype=torch.int64, fill=NEVER),
-            "reference": Cell((watch.NUMBERS,)),
-            "spread": Cell(),
-            "ring": Cell(tuple(ring.shape)),
-            "held": Cell(dtype=torch.int64),
-            "settled": Cell(dtype=torch.int64, fill=NEVER),  # the time of the reference
+            "referenced": Cell(dtype=torch.int64, fill=NEVER),
             "generation": Cell(dtype=torch.int64, fill=NEVER),
             "moved": Cell(dtype=torch.bool),
         }
@@ -236,24 +233,19 @@ class Align(Stage):
     ) -> tuple[Verdict, bool]:
         known = watch.blank(self._config)
         if int(cells["generation"][slot]) == self._generation:
-            known = Watch(
-                cells["reference"][slot][0],
-                float(cells["spread"][slot]),
-                cells["ring"][slot][0],
-                int(cells["held"][slot]),
-                int(cells["settled"][slot]) != NEVER,
-            )
-        had, settled = known.settled, int(cells["settled"][slot]) if known.settled else NEVER
+            known = Watch(*(cells[name][slot][0] for name in Watch._fields))
+        had, since = bool(known.settled), int(cells["referenced"][slot])
         verdict, known = watch.step(known, homography, self._model.size, self._config)
-        if known.settled and not had:
-            settled = time
+        new = bool(known.settled) and not had
         has_moved = verdict.moved is not None and verdict.moved > self._limit
-        if self._renew and had and verdict.moved is not None and not has_moved and time - settled >= self._renew:
-            known, settled = watch.renewed(known, self._config), time
-        keep = (known.settled and not had) or (has_moved and not bool(cells["moved"][slot]))
-        cells["reference"][slot], cells["ring"][slot] = known.reference[None], known.ring[None]
-        cells["spread"][slot], cells["held"][slot] = known.spread, known.held
-        cells["settled"][slot], cells["generation"][slot] = settled, self._generation
+        keep = new or (has_moved and not bool(cells["moved"][slot]))
+        if self._renew and had and verdict.moved is not None and not has_moved and time - since >= self._renew:
+            known, new = watch.renewed(known, self._config), True
+        for name, value in known._asdict().items():
+            cells[name][slot] = value[None]
+        cells["generation"][slot] = self._generation
+        if new:
+            cells["referenced"][slot] = time
         if verdict.moved is not None:
             cells["moved"][slot] = has_moved
         return verdict, keep

@@ -18,24 +18,22 @@ from tocsin.models.damage.course import GRID, CourseConfig, Place
 from tocsin.models.damage.domain import Damage
 from tocsin.models.damage.model import DamageModel, Finding, load
 from tocsin.models.damage.network import DAMAGES
-from tocsin.models.live import live_verdicts
 from tocsin.models.vision import flow
 from tocsin.models.vision.picture import decode_jpeg, shape_of
+from tocsin.pipelines.parts.cameras import CameraOptions, reviewed
+from tocsin.pipelines.parts.maps import nested
 from tocsin.pipelines.runtime import (
     FACTS,
     AlertRule,
     Batch,
     Cell,
     Declared,
-    Lateness,
     Model,
-    Options,
     Pipeline,
     Rows,
     Stage,
     StepContext,
     Stores,
-    Truth,
     frame_fields,
 )
 from tocsin.pipelines.runtime.stages import Familiar, Gaps, Keep, Reorder
@@ -73,23 +71,10 @@ closely; the probability of damage at each place, in rows from the top; the path
 whether the camera's last frames are like the training data, and what of them is not."""
 
 
-REVIEW = pa.schema(
-    [
-        pa.field("camera", pa.string(), nullable=False),
-        pa.field("start", pa.timestamp("ms", tz="UTC"), nullable=False),
-        pa.field("end", pa.timestamp("ms", tz="UTC"), nullable=False),
-        pa.field("damaged", pa.bool_(), nullable=False),
-    ]
-)
-"""A label: a reviewed span of a camera's film, and whether it shows damage."""
-
-
-class DamageOptions(Options):
+class DamageOptions(CameraOptions):
     """The options of the damage pipeline.
 
     Args:
-        late: by how much frames of a camera may be out of order, in the unit of their time or as a duration; they wait for so long.
-        roots: folders in which messages may say that their frames lie.
         level: least probability of damage of a damaged frame, 0 to 1; None: the model's own.
         hold: consecutive damaged frames before an alert.
         budget: share of a large frame's patches that are looked at closely; None: the model's own.
@@ -100,8 +85,6 @@ class DamageOptions(Options):
 
     name: str = "damage"
     topic: str = "video.inspection"
-    late: Lateness = 0
-    roots: list[str] = Field(default_factory=list)
     level: float | None = Field(default=None, gt=0, lt=1)
     hold: int = Field(default=3, ge=1)
     budget: float | None = Field(default=None, ge=0, le=1)
@@ -162,7 +145,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             ),
         ],
         files={"frame": "jpeg"},
-        truth=Truth(schema=REVIEW, key="camera", event_time="start", score=_live_scores),
+        truth=reviewed("damaged"),
         model_version=model.version,
         batch=Batch(rows=16, wait="20ms"),
     )
@@ -196,7 +179,7 @@ class Inspect(Stage):
             "damaged": pa.array(scores >= self._level),
             "extent": pa.array([finding.extent for finding in found], pa.float32()),
             "looks": pa.array([finding.looks[0] for finding in found], pa.int64()),
-            "map": _lists(maps),
+            "map": nested(maps),
         }
         tensors = torch.from_numpy(np.array(cells, np.float32).reshape(-1, *GRID))
         return rows.with_columns(columns).with_tensors(cells=tensors)
@@ -227,14 +210,10 @@ class Course(Stage):
         results: list[tuple[float | None, bool | None, float | None, int, bool]] = [(None, None, None, 0, False)] * len(
             rows
         )
-        groups = rows.groups() if len(rows) else None
-        for slot, start, length in (
-            zip(groups.slots, groups.starts.tolist(), groups.lengths.tolist(), strict=True) if groups else ()
-        ):
-            at = slot[None]
+        for at, indices in rows.by_key():
             place = Place(*(state.cell(name)[at][0] for name in Place._fields))
             run, grew = int(state.cell("run")[at]), bool(state.cell("grew")[at])
-            for row in groups.order[start : start + length].tolist() if groups else ():
+            for row in indices:
                 grown, place = course.step(place, shades[row].numpy(), rows.tensors["cells"][row].numpy(), self._config)
                 counts = None if grown.growth is None or grown.level is None else grown.growth >= grown.level
                 keep = (bool(damaged[row]) and run % self._every == 0) or (bool(counts) and not grew)
@@ -268,19 +247,6 @@ def _cells(damaged: np.ndarray) -> np.ndarray:
     """The damaged share of each cell of the course."""
     share = cv2.resize(damaged.astype(np.float32), GRID[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(share, np.float32)
-
-
-def _lists(maps: np.ndarray) -> pa.Array:
-    """`[B, h, w]` as a column of lists of lists."""
-    count, h, w = maps.shape
-    lines = pa.ListArray.from_arrays(pa.array(np.arange(0, maps.size + 1, w, dtype=np.int32)), pa.array(maps.ravel()))
-    return pa.ListArray.from_arrays(pa.array(np.arange(0, count * h + 1, h, dtype=np.int32)), lines)
-
-
-def _live_scores(results: pl.LazyFrame, reviews: pl.LazyFrame) -> pl.DataFrame:
-    """Score verdicts by reviewed spans, frame by frame."""
-    spans = reviews.select("key", "start", "end", truth="damaged")
-    return live_verdicts(results.with_columns(verdict="damaged"), spans)
 
 
 domain = Damage()

@@ -20,7 +20,9 @@ from tocsin.models.pose.geometry import quaternion
 from tocsin.models.pose.model import PoseModel, load
 from tocsin.models.pose.motion import pairs_of
 from tocsin.models.pose.network import PoseState
+from tocsin.models.states import select
 from tocsin.pipelines.parts import places
+from tocsin.pipelines.parts.cameras import CameraOptions
 from tocsin.pipelines.runtime import (
     FACTS,
     NEVER,
@@ -29,9 +31,7 @@ from tocsin.pipelines.runtime import (
     Cell,
     Declared,
     Duration,
-    Lateness,
     Model,
-    Options,
     Pipeline,
     Rows,
     Stage,
@@ -66,12 +66,10 @@ last step, the mean depth of the picture, and how sure the last step is; its pla
 in the lake, if it is kept: the first one of each place."""
 
 
-class PoseOptions(Options):
+class PoseOptions(CameraOptions):
     """The options of the pose pipeline.
 
     Args:
-        late: by how much frames of a camera may be out of order, in the unit of their time or as a duration; they wait for so long.
-        roots: folders in which messages may say that their frames lie.
         focal: focal length of the cameras, in frame widths; None: the model's own, of a view of 64 degrees.
         depth: mean depth of a track's first frame, m. It sets the scale, which a single camera does not show.
         lost: confidence below which a step counts as lost; hold: such steps in a row that raise an alert.
@@ -81,8 +79,6 @@ class PoseOptions(Options):
 
     name: str = "pose"
     topic: str = "video.pose"
-    late: Lateness = 0
-    roots: list[str] = Field(default_factory=list)
     focal: float | None = Field(default=None, gt=0)
     depth: float = Field(default=1.0, gt=0)
     lost: float = Field(default=0.2, ge=0, le=1)
@@ -176,14 +172,10 @@ class Track(Stage):
             slots, begins = rows.slots[index], fresh[index]
             blank = self._model.blank(len(index))
             held = PoseState(cells["stored"][slots], cells["frames"][slots])
-            known = PoseState(
-                *(torch.where(_like(begins, new), new, old) for old, new in zip(held, blank, strict=True))
-            )
+            known = select(begins, blank, held)
             steps, after = self._model(known, pairs.at(index))
             # A track's first frame has no step: its pair is that of two cameras, or of two places.
-            after = PoseState(
-                *(torch.where(_like(begins, new), new, old) for old, new in zip(after, blank, strict=True))
-            )
+            after = select(begins, blank, after)
             length = self._depth * steps.length.double().exp()
             was, faced = cells["place"][slots], cells["turn"][slots]
             eye, zero = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
@@ -205,20 +197,10 @@ class Track(Stage):
 
     def _before(self, rows: Rows, grey: Tensor, now: Tensor, state: Stores) -> tuple[Tensor, Tensor]:
         """The frame before each frame, `[B, H, W]`, and whether a track begins, `[B]`; stores each camera's newest frame."""
-        last, time = state.cell("grey"), state.cell("time")
-        before, then = torch.empty_like(grey), torch.empty_like(now)
-        if len(rows):
-            g = rows.groups()
-            before[g.order[1:]], then[g.order[1:]] = grey[g.order[:-1]], now[g.order[:-1]]
-            first, newest = g.order[g.starts], g.order[g.starts + g.lengths - 1]
-            before[first], then[first] = last[g.slots], time[g.slots]
-            last[g.slots], time[g.slots] = grey[newest], now[newest]
+        last, time, g = state.cell("grey"), state.cell("time"), rows.groups()
+        before, then = g.previous(grey, last[g.slots]), g.previous(now, time[g.slots])
+        last[g.slots], time[g.slots] = grey[g.newest], now[g.newest]
         return before, now - then > self._lapse
-
-
-def _like(mask: Tensor, tensor: Tensor) -> Tensor:
-    """A mask `[B]` with as many dimensions as `tensor` has."""
-    return mask.view(-1, *[1] * (tensor.dim() - 1))
 
 
 def _results(

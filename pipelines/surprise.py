@@ -10,17 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import torch
 from pydantic import Field
 
 from tocsin.models.domain import Shot
-from tocsin.models.live import live_verdicts
 from tocsin.models.surprise.domain import Surprise
 from tocsin.models.surprise.model import Encoding, Memory, SurpriseModel, load
 from tocsin.models.surprise.motion import SIZE, Motion, ego_motion, grey
+from tocsin.pipelines.parts.cameras import CameraOptions, reviewed
+from tocsin.pipelines.parts.maps import nested
 from tocsin.pipelines.runtime import (
     FACTS,
     NEVER,
@@ -29,16 +29,13 @@ from tocsin.pipelines.runtime import (
     Cell,
     CellStore,
     Declared,
-    Lateness,
     Model,
-    Options,
     Pipeline,
     Rows,
     Stage,
     StateDelta,
     StepContext,
     Stores,
-    Truth,
     frame_fields,
     replay_clip,
 )
@@ -65,23 +62,10 @@ the path of the frame in the lake, if it is kept; and whether the camera's last 
 is not."""
 
 
-REVIEW = pa.schema(
-    [
-        pa.field("camera", pa.string(), nullable=False),
-        pa.field("start", pa.timestamp("ms", tz="UTC"), nullable=False),
-        pa.field("end", pa.timestamp("ms", tz="UTC"), nullable=False),
-        pa.field("novel", pa.bool_(), nullable=False),
-    ]
-)
-"""A label: a reviewed span of a camera's film, and whether something in it is new."""
-
-
-class SurpriseOptions(Options):
+class SurpriseOptions(CameraOptions):
     """The options of the underwater pipeline.
 
     Args:
-        late: by how much frames of a camera may be out of order, in the unit of their time or as a duration; they wait for so long.
-        roots: folders in which messages may say that their frames lie.
         keep_every: of an event's frames, one in so many is kept.
         level: the lowest score at which an event begins; None: the model's own. A lower one is more sensitive.
         factor: how many median absolute deviations above its median a camera's score begins an event; None: the model's own.
@@ -89,8 +73,6 @@ class SurpriseOptions(Options):
 
     name: str = "surprise"
     topic: str = "video.underwater"
-    late: Lateness = 0
-    roots: list[str] = Field(default_factory=list)
     keep_every: int = Field(default=5, ge=1)
     level: float | None = Field(default=None, ge=0)
     factor: float | None = Field(default=None, gt=0)
@@ -147,7 +129,7 @@ def _pipeline(options: Mapping[str, Any], model: Model | None, encode: Encoding 
             ),
         ],
         files={"frame": "jpeg"},
-        truth=Truth(schema=REVIEW, key="camera", event_time="start", score=_live_scores),
+        truth=reviewed("novel"),
         model_version=model.version,
         state_version=3,
         migrate=partial(_migrate, network.config.triage.heads if network.config.triage else 1),
@@ -173,13 +155,9 @@ class Ego(Stage):
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         last, time = state.cell("grey"), state.cell("time")
         shades, now = grey(rows.tensors["pixels"]), ctx.times(rows)
-        before, then = torch.empty_like(shades), torch.empty_like(now)
-        if len(rows):
-            g = rows.groups()
-            before[g.order[1:]], then[g.order[1:]] = shades[g.order[:-1]], now[g.order[:-1]]
-            first, newest = g.order[g.starts], g.order[g.starts + g.lengths - 1]
-            before[first], then[first] = last[g.slots], time[g.slots]
-            last[g.slots], time[g.slots] = shades[newest], now[newest]
+        g = rows.groups()
+        before, then = g.previous(shades, last[g.slots]), g.previous(now, time[g.slots])
+        last[g.slots], time[g.slots] = shades[g.newest], now[g.newest]
         fresh = now - then > self._lapse
         motion = ego_motion(before, shades, each=self._threads.map)
         flow = motion.action[:, 4].masked_fill(fresh, torch.nan)
@@ -205,8 +183,7 @@ class Predict(Stage):
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         cells = state.cells
-        h, w = self._model.grid
-        places = torch.zeros(len(rows), h * w)
+        places = torch.zeros(len(rows), *self._model.grid)
         outputs = torch.zeros(4, len(rows))
         slots, memory = rows.slots[:0], self._model.blank(0)
         for index in rows.rounds():
@@ -217,22 +194,19 @@ class Predict(Stage):
             memory = self._model.reset(memory, rows.tensors["fresh"][index])
             motion = Motion(rows.tensors["warp"][index], rows.tensors["action"][index])
             surprise_map, verdict, memory = self._model(memory, rows.tensors["tokens"][index], motion)
-            places[index] = surprise_map.flatten(1)
+            places[index] = surprise_map
             keep = verdict.novel.bool() & ((memory.detector.since - 1) % self._every == 0)
             outputs[:, index] = torch.stack([verdict.score, verdict.level, verdict.novel.float(), keep.float()])
         _store(memory, cells, slots)
         score, level, novel, keep = outputs
         fresh = rows.tensors["fresh"].numpy()
-        row_offsets = pa.array(np.arange(0, places.numel() + 1, w, dtype=np.int32))
-        map_offsets = pa.array(np.arange(0, len(rows) * h + 1, h, dtype=np.int32))
-        values = pa.ListArray.from_arrays(row_offsets, pa.array(places.flatten().numpy()))
         return rows.with_columns(
             {
                 "score": pa.array(score.numpy(), mask=fresh),
                 "level": pa.array(level.numpy(), mask=fresh),
                 "novel": pa.array(novel.bool().numpy()),
                 "keep": pa.array(keep.bool().numpy()),
-                "map": pa.ListArray.from_arrays(map_offsets, values),
+                "map": nested(places.numpy()),
             }
         )
 
@@ -258,12 +232,6 @@ def _migrate(heads: int, version: int, state: StateDelta) -> StateDelta | None:
         return None
     cells = {name: torch.cat(heads * [t], 1) if name.endswith("/suspects|") else t for name, t in state.cells.items()}
     return replace(state, cells=cells)
-
-
-def _live_scores(results: pl.LazyFrame, reviews: pl.LazyFrame) -> pl.DataFrame:
-    """Score verdicts by reviewed spans, frame by frame."""
-    spans = reviews.select("key", "start", "end", truth="novel")
-    return live_verdicts(results.with_columns(verdict="novel"), spans)
 
 
 domain = Surprise(_results)

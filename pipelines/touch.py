@@ -20,6 +20,7 @@ from tocsin.models.touch.domain import Touch
 from tocsin.models.touch.hands import FINDER, JOINTS, NONE, FoundHand, HandDetector, joints_are_found, sided
 from tocsin.models.touch.model import TouchModel, load
 from tocsin.models.touch.truth import HANDS, KINDS
+from tocsin.pipelines.parts.cameras import SPAN, CameraOptions
 from tocsin.pipelines.runtime import (
     FACTS,
     NEVER,
@@ -28,9 +29,7 @@ from tocsin.pipelines.runtime import (
     Cell,
     ConfigError,
     Declared,
-    Lateness,
     Model,
-    Options,
     Pipeline,
     Rows,
     Stage,
@@ -95,9 +94,7 @@ is not."""
 
 REVIEW = pa.schema(
     [
-        pa.field("camera", pa.string(), nullable=False),
-        pa.field("start", pa.timestamp("ms", tz="UTC"), nullable=False),
-        pa.field("end", pa.timestamp("ms", tz="UTC"), nullable=False),
+        *SPAN,
         pa.field("hand", pa.string(), nullable=False),
         pa.field("touches", pa.bool_(), nullable=False),
     ]
@@ -105,12 +102,10 @@ REVIEW = pa.schema(
 """A label: a reviewed span of a camera's film, and whether a hand touches something in it."""
 
 
-class TouchOptions(Options):
+class TouchOptions(CameraOptions):
     """The options of the touch pipeline.
 
     Args:
-        late: by how much frames of a camera may be out of order, in the unit of their time or as a duration; they wait for so long.
-        roots: folders in which messages may say that their frames lie.
         hands: MediaPipe's model file, which finds the joints of hands, by which touches are then judged; or what finds hands in
             frames that come without boxes: "finder", or "none".
         contact, release: lowest score of such an event, 0 to 1; None: the model's own.
@@ -118,8 +113,6 @@ class TouchOptions(Options):
 
     name: str = "touch"
     topic: str = "video.egocentric"
-    late: Lateness = 0
-    roots: list[str] = Field(default_factory=list)
     hands: str = FINDER
     contact: float | None = Field(default=None, gt=0, le=1)
     release: float | None = Field(default=None, gt=0, le=1)

@@ -41,16 +41,16 @@ class Watch(NamedTuple):
     """What is known of a rig.
 
     Args:
-        reference: `[NUMBERS]`, of the first confident alignments; spread: the usual distance of one alignment from it, pixels.
-        ring: `[max(references, recent), NUMBERS]`, the last confident alignments, newest last; held: how many there are.
-        settled: whether there is a reference.
+        reference: `[NUMBERS]`, of the first confident alignments; spread: `[]`, the usual distance of one from it, pixels.
+        ring: `[max(references, recent), NUMBERS]`, the last confident alignments, newest last; held: `[] int64`, their number.
+        settled: `[] bool`, whether there is a reference.
     """
 
     reference: Tensor
-    spread: float
+    spread: Tensor
     ring: Tensor
-    held: int
-    settled: bool
+    held: Tensor
+    settled: Tensor
 
 
 class Verdict(NamedTuple):
@@ -66,7 +66,8 @@ class Verdict(NamedTuple):
 def blank(config: WatchConfig) -> Watch:
     """Nothing is known."""
     size = max(config.references, config.recent)
-    return Watch(torch.zeros(NUMBERS), 0.0, torch.zeros(size, NUMBERS), 0, False)
+    none, no = torch.tensor(0), torch.tensor(False)
+    return Watch(torch.zeros(NUMBERS), torch.tensor(0.0), torch.zeros(size, NUMBERS), none, no)
 
 
 def step(watch: Watch, homography: Matrix, size: tuple[int, int], config: WatchConfig) -> tuple[Verdict, Watch]:
@@ -77,21 +78,22 @@ def step(watch: Watch, homography: Matrix, size: tuple[int, int], config: WatchC
     """
     offsets = described(homography, size)
     ring = torch.cat([watch.ring[1:], offsets[None]])
-    count = min(watch.held + 1, len(ring))
+    held = (watch.held + 1).clamp(max=len(ring))
     if not watch.settled:
-        if count < config.references:
-            return Verdict(None, None), watch._replace(ring=ring, held=count)
+        if held < config.references:
+            return Verdict(None, None), watch._replace(ring=ring, held=held)
         first = ring[-config.references :]
         reference = first.median(0).values
-        spread = TO_DEVIATION * float(apart(first, reference).median())
-        return Verdict(float(apart(offsets, reference)), 0.0), Watch(reference, spread, torch.zeros_like(ring), 0, True)
+        spread = TO_DEVIATION * apart(first, reference).median()
+        settled = blank(config)._replace(reference=reference, spread=spread, settled=torch.tensor(True))
+        return Verdict(float(apart(offsets, reference)), 0.0), settled
     shift = float(apart(offsets, watch.reference))
-    kept = watch._replace(ring=ring, held=count)
-    if count < config.recent:
+    kept = watch._replace(ring=ring, held=held)
+    if held < config.recent:
         return Verdict(shift, None), kept
     last = ring[-config.recent :]
     middle = last.median(0).values
-    usual = max(watch.spread, TO_DEVIATION * float(apart(last, middle).median()))
+    usual = max(float(watch.spread), TO_DEVIATION * float(apart(last, middle).median()))
     distance = float(apart(middle, watch.reference))
     likely = usual * (1 / config.recent + 1 / config.references) ** 0.5
     return Verdict(shift, distance if distance > SPREAD * likely else 0.0), kept

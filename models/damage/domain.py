@@ -111,9 +111,9 @@ class Damage(Domain):
         """
         import numpy as np
 
-        from tocsin.models.damage.evaluate import auroc as area
         from tocsin.models.damage.evaluate import figures, lines, parts
         from tocsin.models.damage.model import load
+        from tocsin.models.ranking import auroc
 
         if budget is not None and not 0 <= budget <= 1:
             raise ValueError(f"--budget: expected a share from 0 to 1, got {budget}")
@@ -132,7 +132,7 @@ class Damage(Domain):
         return Evaluation(
             {**figures(probabilities, truth, level=level), "parameters": model.parameters},
             {"classes": by_class},
-            baselines={"dark lines": {"auroc": area(np.array(dark), truth > 0)}},
+            baselines={"dark lines": {"auroc": auroc(np.array(dark), truth > 0)}},
             counted={"pictures": len(kinds), "damaged": int((truth > 0).sum())},
             left_out={"pictures in folders that name no class": others},
             in_domain=share,

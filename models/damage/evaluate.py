@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tocsin.models.damage.network import CLASSES
+from tocsin.models.ranking import auroc
 
 
 def figures(
@@ -53,17 +54,6 @@ def macro_f1(said: NDArray[np.int64], kinds: NDArray[np.int64]) -> float:
         hit = float(((said == kind) & (kinds == kind)).sum())
         each.append(2 * hit / max(float((said == kind).sum() + (kinds == kind).sum()), 1.0))
     return float(np.mean(each))
-
-
-def auroc(scores: NDArray[np.floating], truth: NDArray[np.bool_]) -> float | None:
-    """The share of pairs of a damaged and an intact picture in which the damaged one scores higher; equal ones count half."""
-    if truth.all() or not truth.any():
-        return None
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2
-    positive = float(truth.sum())
-    total = float(ranks[inverse][truth].sum()) - positive * (positive + 1) / 2
-    return total / (positive * float((~truth).sum()))
 
 
 def lines(picture: NDArray[np.uint8]) -> float:

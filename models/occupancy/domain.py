@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tocsin.models.domain import (
@@ -22,7 +21,6 @@ from tocsin.models.domain import (
     Training,
     WithImputer,
     WithWrongLabels,
-    foreign,
 )
 from tocsin.models.occupancy.model import OccupancyModel
 
@@ -40,7 +38,6 @@ BOOKED_ROOMS = 8
 """Rooms of the building that `evaluate` simulates."""
 ROWS = 1000
 """Rows in each table of a feed."""
-UNAWARE, SHARED = "without intervals", "the shared network"
 
 
 @dataclass(frozen=True)
@@ -215,16 +212,11 @@ class Occupancy(Domain):
 
         `sim` is a simulated building whose meeting rooms are booked. With intervals, the figures without them stand beside.
         """
-        import polars as pl
-
         from tocsin.models import timetable
-        from tocsin.models.occupancy.data import NOISY, read
-        from tocsin.models.occupancy.evaluate import empty_days, majority, metrics
-        from tocsin.models.occupancy.model import load
-        from tocsin.models.occupancy.plain import local
+        from tocsin.models.occupancy.data import read
+        from tocsin.models.occupancy.judged import evaluation
         from tocsin.models.occupancy.simulation.bookings import KINDS, booked
         from tocsin.models.occupancy.simulation.sensors import TEST_SEEDS
-        from tocsin.models.occupancy.train import labelled
 
         if data == SIM:
             recording, intervals = booked(rooms=BOOKED_ROOMS, days=DAYS, seed=TEST_SEEDS[0])
@@ -236,68 +228,14 @@ class Occupancy(Domain):
             raise ValueError(
                 f"{data}: expected the truth beside the readings (a column or a property of occupancy), got none"
             )
-        model = load(folder)
-        judging = model.at(site) if site else model
-        results = self._judged(recording, judging, version, intervals)
-        judged = results.filter(pl.col("probability").is_not_null())
-        minutes = judged.with_columns(pl.col("event_time").dt.epoch("ms").alias("time"), predicted="occupied")
-        table = labelled(minutes.drop("occupied"), recording.truth).drop_nulls("occupied")
-        if not len(table):
-            raise ValueError(f"{data}: expected an hour of readings with their truth at least, got fewer")
-
-        table = local(table.sort("room", "time"), recording.timezone)
-        plain = {name: pl.Series(name, p) for name, p in model.config.plain.predict(table).items()}
-        table = table.with_columns(*plain.values())
-
-        def figures(part: pl.DataFrame) -> dict[str, float]:
-            return metrics(*(part[c].to_numpy() for c in ("occupied", "predicted", "probability")))
-
-        occupied = table["occupied"].to_numpy()
-        baselines = {name: metrics(occupied, p.to_numpy() >= 0.5, p.to_numpy()) for name, p in plain.items()}
-
-        def figures_of(other: OccupancyModel, known: pl.DataFrame | None) -> dict[str, float]:
-            rows = self._judged(recording, other, version, known).select(
-                "room", "event_time", "occupied", "probability"
-            )
-            both = table.select("room", "event_time", truth="occupied").join(rows, on=["room", "event_time"])
-            return metrics(*(both[c].to_numpy() for c in ("truth", "occupied", "probability")))
-
-        if intervals is not None:
-            baselines[UNAWARE] = figures_of(judging, None)
-        if site or (judging.sites and table["adapter"].is_not_null().any()):
-            baselines[SHARED] = figures_of(model.shared, intervals)
-        by_room = {str(room): part for (room,), part in table.partition_by("room", as_dict=True).items()}
-        rooms = {room: {**figures(part), "empty_day_minutes": empty_days(part)} for room, part in by_room.items()}
-        in_domain = table.filter("in_domain").height / table.height
-        shown = ("f1", "precision", "recall", "auroc")
-        lines = [f"room {room}: " + ", ".join(f"{n} {scores[n]:.3f}" for n in shown) for room, scores in rooms.items()]
-        if noise := NOISY.get(recording.kind):
-            lines.append(f"the truth is {noise}, so some of these errors are its own")
-        return Evaluation(
-            {
-                **figures(table),
-                "empty_day_minutes": empty_days(table),
-                "parameters": model.parameters,
-            },
-            {"rooms": rooms},
-            baselines={"majority": majority(occupied), **baselines},
-            counted={"rooms": len(rooms), "minutes": table.height},
-            left_out={
-                "minutes without a judgement": results.height - judged.height,
-                "minutes without a known truth": judged.height - table.height,
-            },
-            in_domain=in_domain,
-            lines=lines,
-            doubt=_doubt(data, table, in_domain, recording.truth),
+        return evaluation(
+            recording,
+            folder,
+            lambda place, known: self.results(recording, place, version, known),
+            data=data,
+            site=site,
+            intervals=intervals,
         )
-
-    def _judged(
-        self, recording: Recording, model: OccupancyModel, version: str, intervals: pl.DataFrame | None
-    ) -> pl.DataFrame:
-        """The pipeline's results with a model, which need not have a folder of its own."""
-        with TemporaryDirectory() as folder:
-            model.save(Path(folder))
-            return self.results(recording, Path(folder), version, intervals)
 
     def calibrate(
         self,
@@ -420,17 +358,3 @@ def _features(sensors: str) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in OTHERS]:
         raise ValueError(f"--sensors: expected some of {', '.join(OTHERS)}, got {', '.join(unknown)}")
     return (*CO2, *CLOCK, *(feature for name in OTHERS if name in names for feature in OTHERS[name]))
-
-
-def _doubt(data: str, minutes: pl.DataFrame, in_domain: float, truth: pl.DataFrame) -> str:
-    """Say why the figures of a recording say little: its readings are unlike those in training, or its truth has another clock."""
-    from tocsin.models.occupancy.evaluate import clock_error
-
-    if hours := clock_error(minutes, truth):
-        ahead = "behind" if hours > 0 else "ahead of"
-        return (
-            f"occupancy: expected the truth of {data} to follow its CO2, got a truth that is {abs(hours)} h {ahead} it: check the "
-            "time zone of both; or use --force to accept the figures"
-        )
-    advice = "see in_domain in the results, check units and time zone"
-    return foreign("occupancy", "readings", {f"the minutes of {data}": 1 - in_domain}, advice)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
+
+from tocsin.models.ranking import auroc
 
 EMPTY_DAY = 600
 """Minutes of a day with a known truth from which it counts as a day without anyone, if nobody came."""
@@ -29,13 +31,12 @@ def metrics(
         accuracy of always predicting the more frequent class; `occupied`, the share of occupied rows.
     """
     share = float(occupied.mean()) if len(occupied) else float("nan")
-    both = probability is not None and 0 < share < 1 and bool(np.isfinite(probability).all())
     return {
         "accuracy": float(accuracy_score(occupied, predicted)),
         "precision": float(precision_score(occupied, predicted, zero_division=0)),
         "recall": float(recall_score(occupied, predicted, zero_division=0)),
         "f1": float(f1_score(occupied, predicted, zero_division=0)),
-        "auroc": float(roc_auc_score(occupied, probability)) if both else float("nan"),
+        "auroc": float("nan") if probability is None else auroc(probability, occupied),
         "majority": max(share, 1 - share),
         "occupied": share,
     }

@@ -14,6 +14,7 @@ from tocsin.models.quality.baselines import RULES, scores, together
 from tocsin.models.quality.cases import Cases
 from tocsin.models.quality.faults import REASONS
 from tocsin.models.quality.model import QualityModel
+from tocsin.models.ranking import auroc
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,6 @@ def of_rules(judged: Judged) -> dict[str, dict[str, float]]:
             which = judged.clean | (judged.truth == number)
             found[name][f"auroc_{reason}"] = auroc(values[which], bad[which])
     return found
-
-
-def auroc(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-    """How often a bad window has a higher score than a good one; ties count half. NaN where there is only one kind."""
-    good, bad = int((~truth).sum()), int(truth.sum())
-    if not good or not bad:
-        return math.nan
-    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[place]
-    return float((rank[truth].sum() - bad * (bad + 1) / 2) / (good * bad))
 
 
 def _share(values: NDArray[np.bool_] | NDArray[np.float64]) -> float:

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tocsin.models import files
+from tocsin.models.states import rowwise, select
 from tocsin.models.surprise import detector
 from tocsin.models.surprise.config import SurpriseConfig
 from tocsin.models.surprise.detector import DetectorState, Verdict
@@ -147,7 +148,7 @@ class SurpriseModel:
         expected, moved, basis = self.predictor.expect(memory.predictor, motion, memory.adapter)
         if self.triage:
             logits, suspects = self.triage(memory.suspects, evidence(expected, tokens), motion.warp)
-            suspects = torch.where(_reshape_mask(first, suspects), memory.suspects, suspects)
+            suspects = torch.where(rowwise(first, suspects), memory.suspects, suspects)
             places, score = F.softplus(logits), F.softplus(self.triage.score(logits))
         else:
             places, suspects = surprise(expected, tokens, cosine=c.cosine), memory.suspects
@@ -155,12 +156,7 @@ class SurpriseModel:
             score = flat.topk(self._top, 1).values.mean(1) / (flat.median(1).values + CALM)
         places, score = places.masked_fill(first[:, None, None], 0.0), score.masked_fill(first, 0.0)
         verdict, detector_state = detector.step(memory.detector, score, c.detector)
-        detector_state = DetectorState(
-            *(
-                torch.where(_reshape_mask(first, new), old, new)
-                for old, new in zip(memory.detector, detector_state, strict=True)
-            )
-        )
+        detector_state = select(first, memory.detector, detector_state)
         verdict = Verdict(*(value.masked_fill(first, 0) for value in verdict))
         usual = ~(verdict.novel | first)
         adapter = memory.adapter + c.rate * usual[:, None, None] * _step(expected, tokens, basis)
@@ -174,14 +170,9 @@ class SurpriseModel:
         if not where.any():
             return memory
         blank = self.predictor.blank(len(where), self.grid)
-        predictor = PredictorState(
-            *(
-                torch.where(_reshape_mask(where, new), new, old)
-                for old, new in zip(memory.predictor, blank, strict=True)
-            )
-        )
+        predictor = select(where, blank, memory.predictor)
         novel = memory.detector.novel.masked_fill(where, 0.0)
-        suspects = memory.suspects.masked_fill(_reshape_mask(where, memory.suspects), 0.0)
+        suspects = memory.suspects.masked_fill(rowwise(where, memory.suspects), 0.0)
         return memory._replace(predictor=predictor, detector=memory.detector._replace(novel=novel), suspects=suspects)
 
     def tuned(self, *, level: float | None = None, factor: float | None = None) -> SurpriseModel:
@@ -250,8 +241,3 @@ def _step(expected: Expected, tokens: Tensor, basis: Tensor) -> Tensor:
     error = (tokens - expected.mean).clamp(-3, 3)
     power = basis.square().sum(1).mean((1, 2)).clamp(min=1e-3)
     return error.flatten(2) @ basis.flatten(2).mT / (power * error[0, 0].numel())[:, None, None]
-
-
-def _reshape_mask(mask: Tensor, tensor: Tensor) -> Tensor:
-    """Reshape a mask `[B]` to as many dimensions as `tensor` has."""
-    return mask.view(-1, *[1] * (tensor.dim() - 1))

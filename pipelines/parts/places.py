@@ -61,17 +61,15 @@ class Places(Stage):
         back: list[bool | None] = [None] * count
         since: list[datetime | None] = [None] * count
         keep = [False] * count
-        if count:
-            groups, times = rows.groups(), ctx.times(rows).tolist()
-            starts = groups.starts.tolist()
-            for slot, start, length in zip(groups.slots.tolist(), starts, groups.lengths.tolist(), strict=True):
-                camera = _Camera(state, torch.tensor([slot]), self._away)
-                for row in groups.order[start : start + length].tolist():
-                    keep[row] = camera.look(times[row], rows.tensors[self._grey][row])
-                    if camera.here >= 0:
-                        places[row], back[row] = camera.number, camera.back
-                        since[row] = datetime.fromtimestamp(camera.first / 1000, UTC)
-                camera.store()
+        times = ctx.times(rows).tolist()
+        for slot, indices in rows.by_key():
+            camera = _Camera(state, slot, self._away)
+            for row in indices:
+                keep[row] = camera.look(times[row], rows.tensors[self._grey][row])
+                if camera.here >= 0:
+                    places[row], back[row] = camera.number, camera.back
+                    since[row] = datetime.fromtimestamp(camera.first / 1000, UTC)
+            camera.store()
         columns = zip(COLUMNS, (places, back, since), strict=True)
         table = {field.name: pa.array(values, field.type) for field, values in columns}
         return rows.with_columns({**table, "keep": pa.array(keep)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tests.models.test_quality_faults import series
 from tocsin.models.quality.baselines import GAPS, RULES, scores, together
 from tocsin.models.quality.cases import Cases
 from tocsin.models.quality.config import QualityConfig
-from tocsin.models.quality.evaluate import auroc, figures, judge, of_rules
+from tocsin.models.quality.evaluate import figures, judge, of_rules
 from tocsin.models.quality.faults import REASONS, Faults
 from tocsin.models.quality.features import FACTS, RELATIONS, SIGNALS, History, features
 from tocsin.models.quality.model import PLANTS, QualityModel, load
@@ -146,15 +145,6 @@ def test_it_sets_the_level_on_clean_windows_and_becomes_a_candidate(outcome: Out
     assert all(values.isfinite().all() for values in made.outputs())
     assert made.against(tmp_path) == (made.score, made.score)
     assert load(tmp_path, "cpu").config == outcome.model.config
-
-
-def test_auroc_counts_ties_half() -> None:
-    truth = np.array([False, False, True, True])
-    assert auroc(np.array([0.1, 0.2, 0.3, 0.4]), truth) == 1
-    assert auroc(np.array([0.4, 0.3, 0.2, 0.1]), truth) == 0
-    assert auroc(np.array([1.0, 1.0, 1.0, 1.0]), truth) == 0.5
-    assert auroc(np.array([0.0, 1.0, 1.0, 2.0]), truth) == 0.875
-    assert math.isnan(auroc(np.ones(2), np.array([True, True])))
 
 
 def test_each_rule_finds_what_it_is_for() -> None:

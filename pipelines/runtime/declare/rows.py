@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -57,6 +57,28 @@ class Groups:
         """`[B]`, the number of each sorted row in its group, from 0."""
         return torch.arange(len(self.order)) - self.each(self.starts)
 
+    @cached_property
+    def ends(self) -> Tensor:
+        """`[K]`, the place of each group's last sorted row."""
+        return self.starts + self.lengths - 1
+
+    @property
+    def newest(self) -> Tensor:
+        """`[K]`, each group's last row."""
+        return self.order[self.ends]
+
+    def previous(self, values: Tensor, first: Tensor) -> Tensor:
+        """The value of the row before each one in its group, `[B, ...]`.
+
+        Args:
+            values: `[B, ...]`.
+            first: `[K, ...]`, what is before each group's first row.
+        """
+        out = torch.empty_like(values)
+        out[self.order[1:]] = values[self.order[:-1]]
+        out[self.order[self.starts]] = first
+        return out
+
     def each(self, values: Tensor) -> Tensor:
         """A value of each group, `[K, ...]`, for each sorted row, `[B, ...]`."""
         return values.repeat_interleave(self.lengths, 0)
@@ -90,7 +112,7 @@ class Groups:
         lead = torch.repeat_interleave(ranks[n:], self.lengths)
         running = torch.cummax(torch.maximum(ranks[:n], lead) + lift, 0).values - lift
         before = torch.where(first, lead, torch.cat([running[:1], running[:-1]]))
-        return sorted_all[before], sorted_all[running[self.starts + self.lengths - 1]]
+        return sorted_all[before], sorted_all[running[self.ends]]
 
 
 @dataclass(frozen=True)
@@ -172,6 +194,13 @@ class Rows:
     @cached_property
     def _groups(self) -> Groups:
         return Groups.of(self.slots)
+
+    def by_key(self) -> Iterator[tuple[Tensor, list[int]]]:
+        """Each key's slot, `[1]`, and its rows in arrival order; for what is remembered as a whole, key by key."""
+        if len(self):
+            g = self.groups()
+            for slot, rows in zip(g.slots.split(1), g.order.split(g.lengths.tolist()), strict=True):
+                yield slot, rows.tolist()
 
     def rounds(self) -> list[Tensor]:
         """Row indices in rounds, for recurrent models: each key at most once a round, in arrival order."""

@@ -128,7 +128,7 @@ class StepContext:
         rows = self.came if counts is None else self.came.keep(counts)
         if len(rows):
             g, at = rows.groups(), self.heard if counts is None else self.heard[counts]
-            heard[g.slots] = at[g.order[g.starts + g.lengths - 1]]
+            heard[g.slots] = at[g.newest]
 
     def due(self, heard: CellStore, after: int) -> Tensor:
         """Which keys have been inactive for `after` ms, `[capacity]` bool by slot; the stage must declare a `Timer` for it."""

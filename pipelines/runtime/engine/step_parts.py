@@ -105,7 +105,7 @@ class StepParts:
     def _process(self, rows: Rows, earliest: Tensor, last_active: Tensor, *, due: bool) -> None:
         """Process one part of some keys: what is due before it, then its rows."""
         g, state = rows.groups(), self._state
-        first, last = g.order[g.starts], g.order[g.starts + g.lengths - 1]
+        first, last = g.order[g.starts], g.newest
         if due:
             limit = torch.full_like(self._clock, -FAR)
             limit[g.slots] = earliest[first]

@@ -83,12 +83,11 @@ class Familiar(Pixels):
         rows = super().step(rows, state, ctx)
         verdicts: list[bool | None] = [None] * len(rows)
         reasons: list[str | None] = [None] * len(rows)
-        if self._usual and len(rows):
-            groups, times = rows.groups(), ctx.times(rows).tolist()
-            starts = groups.starts.tolist()
-            for slot, start, length in zip(groups.slots.tolist(), starts, groups.lengths.tolist(), strict=True):
-                camera = Camera(self._usual, state, torch.tensor([slot]))
-                for place in groups.order[start : start + length].tolist():
+        if self._usual:
+            times = ctx.times(rows).tolist()
+            for slot, places in rows.by_key():
+                camera = Camera(self._usual, state, slot)
+                for place in places:
                     if camera.due(times[place]):
                         camera.look(times[place], self._measured(rows, place))
                     verdicts[place], reasons[place] = camera.verdict

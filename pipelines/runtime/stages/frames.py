@@ -59,12 +59,9 @@ class Gaps(Stage):
         missed = torch.zeros(len(rows), dtype=torch.int64)
         if len(rows):
             g = rows.groups()
-            ordered = position[g.order]
-            before = torch.cat([ordered[:1], ordered[:-1]])
-            before[g.starts] = last[g.slots]
-            steps = torch.where(before > NEVER, ordered - before - 1, 0)
-            missed[g.order] = steps.clamp(min=0)
-            last[g.slots] = ordered[g.starts + g.lengths - 1]
+            before = g.previous(position, last[g.slots])
+            missed = torch.where(before > NEVER, position - before - 1, 0).clamp(min=0)
+            last[g.slots] = position[g.newest]
         ctx.counts["missed"] += int(missed.sum())
         return rows.with_columns({"missed": pa.array(missed.numpy())})
 

@@ -170,7 +170,7 @@ class Impute(Stage):
         carried = torch.where(is_near, layout.gather(0, place.clamp(min=0)), before.masked_fill(is_far, torch.nan))
         age = torch.where(is_near, (at.unsqueeze(1) - place).float(), waited.masked_fill(is_far, FAR)).clamp(max=FAR)
 
-        last = g.starts + g.lengths - 1
+        last = g.ends
         state.cell("carried")[g.slots], state.cell("age")[g.slots] = carried[last], age[last]
         if past:
             kept = at[last].unsqueeze(1) - torch.arange(past - 1, -1, -1)
@@ -186,7 +186,7 @@ class Impute(Stage):
         counter, cell = positions(rows.table.column(self._counter))[g.order], state.cell("counter")
         previous = torch.cat([counter[:1], counter[:-1]])
         previous[g.starts] = cell[g.slots]
-        cell[g.slots] = counter[g.starts + g.lengths - 1]
+        cell[g.slots] = counter[g.ends]
         restart = torch.where(counter < previous, at, -1).cummax(0).values
         is_cut = restart >= first
         first[is_cut] = restart[is_cut]

@@ -43,7 +43,7 @@ class Inactivity(Stage):
             g = rows.groups()
             known = event_time[g.slots] != 0  # 0: the key's first row; `reported` still has its fill
             reported[g.slots] = reported[g.slots] & known & due[g.slots]
-            event_time[g.slots] = ctx.times(rows)[g.order[g.starts + g.lengths - 1]]
+            event_time[g.slots] = ctx.times(rows)[g.newest]
         rows = rows.with_columns({"silent": pa.array(reported[rows.slots].numpy())})
         inactive = (~reported.all() & due).nonzero()[:, 0]
         if not len(inactive):

@@ -278,7 +278,7 @@ class _Laid:
 
     def keep(self, state: Stores) -> None:
         """Store each key's last rows."""
-        last = self.g.starts + self.g.lengths - 1
+        last = self.g.ends
         times, readings = self.rows(last, torch.arange(1 - self._past, 1))
         state.cell("times")[self.g.slots], state.cell("past")[self.g.slots] = times, readings
         state.cell("rows")[self.g.slots] = self.count[last]
@@ -300,6 +300,6 @@ def _spread(laid: _Laid, verdicts: _Verdicts, state: Stores) -> tuple[Tensor, Te
     for name in COLUMNS:
         stored, new = g.each(state.cell(name)[g.slots]), getattr(verdicts, name)
         values = torch.where(is_new, new[latest.clamp(min=0)], stored) if len(new) else stored
-        state.cell(name)[g.slots] = values[g.starts + g.lengths - 1]
+        state.cell(name)[g.slots] = values[g.ends]
         found.append(values)
     return found[0], found[1], found[2], own & ~found[0].isnan()

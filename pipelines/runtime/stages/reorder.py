@@ -172,7 +172,7 @@ class Reorder(Stage):
         rows, position = rows.keep(ready), position[ready]
         if len(rows):
             g = rows.groups()
-            through[g.slots] = torch.maximum(through[g.slots], position[g.starts + g.lengths - 1])
+            through[g.slots] = torch.maximum(through[g.slots], position[g.ends])
         return rows
 
     def _refuse(self, rows: Rows, late: Tensor, position: Tensor, floor: Tensor, ctx: StepContext) -> None:

@@ -62,7 +62,7 @@ class SlidingWindow(Stage):
         before = g.each(count) + g.ranks
         if self._counter:
             before -= self._before_restart(positions(rows.table.column(self._counter))[g.order], g, before, state)
-        count = before[g.starts + g.lengths - 1] + 1
+        count = before[g.ends] + 1
         ring_buffer.replace(g.slots, layout.index_select(0, newest.flatten()).unflatten(0, newest.shape), count)
         is_passed = torch.ones_like(before, dtype=torch.bool) if self._padded else before >= past
         chosen, order = g.order[is_passed].sort()
@@ -82,7 +82,7 @@ class SlidingWindow(Stage):
         last = state.cell("counter")
         previous = torch.cat([counter[:1], counter[:-1]])
         previous[g.starts] = last[g.slots]
-        last[g.slots] = counter[g.starts + g.lengths - 1]
+        last[g.slots] = counter[g.ends]
         restart = torch.where(counter < previous, torch.arange(len(counter)), -1).cummax(0).values
         return torch.where(restart >= g.each(g.starts), before[restart.clamp(min=0)], 0)
 

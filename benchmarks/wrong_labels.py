@@ -1,0 +1,134 @@
+"""Train with wrong labels, with and without the recipe against them, step by step; docs/wrong-labels.md shows the tables.
+
+    python -m benchmarks.wrong_labels damage|occupancy|touch DATA [--keep build/wrong_labels] [--seeds 0 1 2] [--noise NAME]
+        [--share 0.4] [--form NAME]
+
+DATA must contain `damage/masonry4` and `damage/saltspot`, or `occupancy_uci`, `occupancy_windesheim` and `occupancy_sdu`. Touch
+takes none: its tables are simulated. What networks see is computed once and stored in the folder `--keep`, and so is each figure:
+an interrupted run resumes.
+
+A share of the training labels is replaced. Test labels are right. Nothing is chosen by test or validation labels: no seed, no
+threshold, no step. Where a label was replaced depends on the seed, which the weights depend on, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.spread import spread
+from tocsin.models.wrong_labels.labels import Robust
+
+FORMS: Mapping[str, Robust | None] = {
+    "cross-entropy": None,
+    "generalised alone": Robust(split=None),
+    "symmetric alone": Robust(loss="symmetric", split=None),
+    "generalised, split by transport": Robust(split="transport"),
+    "generalised, split by mixture": Robust(split="mixture"),
+    "the same, own predictions": Robust(split="mixture", rest="own"),
+}
+SHARES = (0.0, 0.2, 0.4, 0.6)
+"""Shares of labels that are wrong."""
+Figures = Mapping[str, float]
+Learn = Callable[[Robust | None, str, float, int], Figures]
+"""A form, the kind of noise, the share of wrong labels, and a seed -> figures on the test set. The first one is the main figure."""
+
+
+def flipped(rng: np.random.Generator, labels: torch.Tensor, share: float, classes: int) -> torch.Tensor:
+    """Replace a share of labels `[N] int64` by another class, each as likely."""
+    wrong = torch.from_numpy(rng.random(len(labels)) < share)
+    other = (labels + torch.from_numpy(rng.integers(1, classes, len(labels)))) % classes
+    return torch.where(wrong, other, labels)
+
+
+def occupancy(data: Path, keep: Path) -> tuple[Sequence[str], Learn]:
+    """An office of UCI, one of Windesheim and a room of SDU to train on; other rooms of the same buildings to test on.
+
+    Noise: `uniform` replaces minutes by themselves; `half hours` all minutes of a half hour; `missed` only occupied half hours,
+    as where a motion sensor does not see people who sit still.
+    """
+    from tocsin.models.occupancy.config import OccupancyConfig
+    from tocsin.models.occupancy.data import read
+    from tocsin.models.occupancy.train import Recipe, Room, fit, labelled, rooms, score
+    from tocsin.pipelines.occupancy import minutes
+
+    config, file = OccupancyConfig(), keep / "occupancy.pt"
+    if not file.exists():
+        found = {}
+        for name in ("uci", "windesheim", "sdu"):
+            recording = read(data / f"occupancy_{name}")
+            table = labelled(minutes(recording), recording.truth)
+            names = table["room"].unique().sort().to_list()
+            parts = rooms(table, config.features)
+            found |= {f"{name} {room}": (part.features, part.occupied) for room, part in zip(names, parts, strict=True)}
+        torch.save(found, file)
+    known = {name: Room(*part) for name, part in torch.load(file).items()}
+    train = [known[name] for name in ("uci datatraining", "windesheim 917810", "sdu room_3")]
+    test = [known[name] for name in ("uci datatest", "windesheim 999169", "sdu room_1")]
+
+    def learn(robust: Robust | None, noise: str, share: float, seed: int) -> Figures:
+        rng = np.random.default_rng((seed, 1))
+        sources = [[replace(room, occupied=_wrong_minutes(rng, room.occupied, noise, share))] for room in train]
+        model = fit(sources, config, Recipe(robust=robust), seed=seed)
+        figures = [score(model, [room]) for room in test]
+        return {name: float(np.mean([of[name] for of in figures])) for name in ("f1", "auroc", "accuracy")}
+
+    return ("uniform", "half hours", "missed"), learn
+
+
+def _wrong_minutes(rng: np.random.Generator, occupied: torch.Tensor, noise: str, share: float) -> torch.Tensor:
+    block = 1 if noise == "uniform" else 30
+    drawn = rng.random(-(-len(occupied) // block)) < share
+    wrong = torch.from_numpy(np.repeat(drawn, block)[: len(occupied)])
+    return torch.where(wrong & (occupied > 0.5) if noise == "missed" else wrong, 1 - occupied, occupied)
+
+
+DOMAINS: Mapping[str, Callable[[Path, Path], tuple[Sequence[str], Learn]]] = {"occupancy": occupancy}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("domain", choices=DOMAINS)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--keep", type=Path, default=Path("build/wrong_labels"))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--noise", nargs="+", default=None)
+    parser.add_argument("--share", nargs="+", type=float, default=SHARES)
+    parser.add_argument("--form", nargs="+", default=[*FORMS], choices=FORMS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.keep.mkdir(parents=True, exist_ok=True)
+    kinds, learn = DOMAINS[options.domain](options.data, options.keep)
+    for noise in options.noise or kinds:
+        for form in options.form:
+            for share in options.share:
+                found = [
+                    _kept(options.keep / f"{options.domain}.json", learn, form, noise, share, seed)
+                    for seed in options.seeds
+                ]
+                cells = ", ".join(f"{name} {spread([of[name] for of in found], 3)}" for name in found[0])
+                print(f"{options.domain}, {noise}, {share:.0%} wrong, {form}: {cells}", flush=True)
+
+
+def _kept(file: Path, learn: Learn, form: str, noise: str, share: float, seed: int) -> Figures:
+    """The figures of a training, from the file if they are there."""
+    known: dict[str, Figures] = json.loads(file.read_text()) if file.exists() else {}
+    key = f"{noise} | {share} | {seed} | {FORMS[form]}"
+    if key not in known:
+        started = time.monotonic()
+        known[key] = learn(FORMS[form], noise, share, seed)
+        file.write_text(json.dumps(known, indent=1))
+        print(f"{form}, {noise}, {share:.0%}, seed {seed}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return known[key]
+
+
+if __name__ == "__main__":
+    main()
