@@ -37,6 +37,8 @@ FORMS: Mapping[str, Robust | None] = {
 }
 SHARES = (0.0, 0.2, 0.4, 0.6)
 """Shares of labels that are wrong."""
+COPIES, DRAWINGS = 6, 600
+"""Augmented copies of each picture, and simulated pictures."""
 Figures = Mapping[str, float]
 Learn = Callable[[Robust | None, str, float, int], Figures]
 """A form, the kind of noise, the share of wrong labels, and a seed -> figures on the test set. The first one is the main figure."""
@@ -84,6 +86,65 @@ def occupancy(data: Path, keep: Path) -> tuple[Sequence[str], Learn]:
     return ("uniform", "half hours", "missed"), learn
 
 
+def damage(data: Path, keep: Path) -> tuple[Sequence[str], Learn]:
+    """Pictures of masonry and of salt, without the last fifth of each folder, which is the test.
+
+    Noise: `uniform` replaces labels of pictures by any other class, and there are no drawings; `drawings` the same beside drawings,
+    whose labels are known; `missed` calls damaged pictures intact.
+    """
+    from tocsin.models.damage.config import DamageConfig
+    from tocsin.models.damage.evaluate import figures
+    from tocsin.models.damage.lessons import UNKNOWN, Collected, Lessons, augmented, drawn, fitted
+    from tocsin.models.damage.network import CLASSES
+    from tocsin.models.damage.pictures import held_back, labelled
+    from tocsin.models.damage.train import Recipe, fit, judged_all
+    from tocsin.models.damage.trunk import Seen, Trunk
+
+    recipe, file = Recipe(steps=300), keep / "damage.pt"
+    if not file.exists():
+        trunk = Trunk(torch.device("cpu"))
+        rng, collected, unseen = np.random.default_rng(1), Collected(trunk), Collected(trunk)
+        for source, folder in enumerate((data / "damage/masonry4", data / "damage/saltspot")):
+            first, last = held_back(labelled(folder)[0])
+            for picture in first:
+                image = picture.read()
+                for number in range(COPIES):
+                    collected.add(augmented(rng, image), picture.number, source=source, copy=number > 0)
+            for picture in last:
+                unseen.add(fitted(picture.read()), picture.number, source=source)
+        for _ in range(DRAWINGS):
+            image, kind, mask = drawn(rng)
+            collected.add(image, kind, source=2, mask=mask)
+        torch.save([[vars(of) for of in part.lessons()] for part in (collected, unseen)], file)
+    stored = torch.load(file, weights_only=False)
+    train, test = ([Lessons(**of) for of in part] for part in stored)
+    labels = 1 + max(int(of.label.max()) for of in train)
+
+    def learn(robust: Robust | None, noise: str, share: float, seed: int) -> Figures:
+        given, known = torch.zeros(labels, dtype=torch.int64), torch.zeros(labels, dtype=torch.bool)
+        for of in train:
+            given[of.label], known[of.label] = of.kinds, of.shares[:, 0, 0] != UNKNOWN
+        wrong = flipped(np.random.default_rng((seed, 1)), given, share, len(CLASSES))
+        if noise == "missed":
+            wrong = torch.where(wrong != given, 0, given)
+        wrong = torch.where(known, given, wrong)
+        lessons = [replace(of, kinds=wrong[of.label]) for of in train]
+        weights = [recipe.real, recipe.real, float(noise != "uniform")]
+        if noise == "uniform":
+            lessons = [_real(of) for of in lessons if bool((of.source < 2).any())]
+        network = fit(lessons, weights, DamageConfig(), replace(recipe, robust=robust), seed=seed)
+        logits, kinds = judged_all(network, test)
+        found = figures(logits.softmax(1).numpy(), kinds.numpy())
+        return {name: found[name] or 0.0 for name in ("macro_f1", "auroc")}
+
+    def _real(of: Lessons) -> Lessons:
+        mine = of.source < 2
+        parts = {name: part[mine] for name, part in vars(of).items() if name != "seen"}
+        return Lessons(seen=Seen(*(maps[mine] for maps in of.seen)), **parts)
+
+    return ("uniform", "drawings", "missed"), learn
+
+
 def _wrong_minutes(rng: np.random.Generator, occupied: torch.Tensor, noise: str, share: float) -> torch.Tensor:
     block = 1 if noise == "uniform" else 30
     drawn = rng.random(-(-len(occupied) // block)) < share
@@ -91,7 +152,7 @@ def _wrong_minutes(rng: np.random.Generator, occupied: torch.Tensor, noise: str,
     return torch.where(wrong & (occupied > 0.5) if noise == "missed" else wrong, 1 - occupied, occupied)
 
 
-DOMAINS: Mapping[str, Callable[[Path, Path], tuple[Sequence[str], Learn]]] = {"occupancy": occupancy}
+DOMAINS: Mapping[str, Callable[[Path, Path], tuple[Sequence[str], Learn]]] = {"occupancy": occupancy, "damage": damage}
 
 
 def main() -> None:
@@ -126,7 +187,11 @@ def _kept(file: Path, learn: Learn, form: str, noise: str, share: float, seed: i
         started = time.monotonic()
         known[key] = learn(FORMS[form], noise, share, seed)
         file.write_text(json.dumps(known, indent=1))
-        print(f"{form}, {noise}, {share:.0%}, seed {seed}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"{form}, {noise}, {share:.0%}, seed {seed}: {time.monotonic() - started:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
     return known[key]
 
 

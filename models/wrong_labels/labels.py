@@ -79,6 +79,11 @@ class Labels:
         self._due = set(range(first, steps, every)) if robust.split else set[int]()
         self._step = 0
 
+    @property
+    def seen(self) -> Tensor:
+        """Whether each sample was in a batch yet, `[N] bool`."""
+        return ~self._said[:, 0].isnan()
+
     def loss(self, at: Tensor, log_p: Tensor, *, target: Tensor | None = None, own: Tensor | None = None) -> Tensor:
         """The loss of each sample of a batch, `[B]`. To be called once a step.
 
@@ -114,7 +119,7 @@ class Labels:
 
     def _split(self) -> None:
         """Judge again which labels are right. Samples that were not seen yet are not judged, and do not count as right."""
-        where = (~self._said.isnan().any(1) & ~self._trusted).nonzero()[:, 0]
+        where = (self.seen & ~self._trusted).nonzero()[:, 0]
         if not len(where):
             return
         given, log_p = self._given[where], self._said[where].clamp(min=LEAST).log()
