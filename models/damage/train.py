@@ -99,7 +99,7 @@ def fit(
         seen, kinds, shares, at = sampled(rng, lessons, weights, recipe.pictures)
         judged = network(_noisy(seen, recipe.noise))
         of_pictures = labels.loss(at, F.log_softmax(judged.pictures, 1)).mean() if labels else None
-        right = labels.right[at] if labels else None
+        right = labels.right[at] if labels and labels.judged else None
         total = loss(judged, kinds, shares, places=recipe.places, of_pictures=of_pictures, right=right)
         report(number, optimization.step(total))
     return network.eval()

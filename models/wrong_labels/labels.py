@@ -22,8 +22,8 @@ LEAST = 1e-3
 class Robust:
     """How to train with wrong labels.
 
-    A robust loss first. Then labels are split again and again; a label counts by its probability to be right. Right ones have the
-    training's own loss, the rest a robust one. Source: the recipe of VisPrompt, as described by others; the memory of predictions,
+    A robust loss first. Then labels are split again and again, and count by their probability to be right: right ones have the
+    training's own loss, the rest a robust one, or the network's own earlier predictions as soft labels. Source: the recipe of VisPrompt, as described by others; the memory of predictions,
     by which nothing is computed twice, is this project's, after temporal ensembling (arXiv 1610.02242).
 
     Args:
@@ -32,6 +32,7 @@ class Robust:
         alpha, beta: of the symmetric cross-entropy.
         split: how right labels are told from wrong ones; None: never, so the robust loss stays.
         warm: share of the steps before the first split.
+        start: the loss before it: the robust one, or the training's own, where few labels must pull hard to be learned at all.
         splits: number of splits over the other steps.
         rest: what labels that are not right train: the robust loss, or the network's own earlier predictions.
         memory: share of a sample's earlier prediction that is kept each time it is seen.
@@ -42,7 +43,8 @@ class Robust:
     alpha: float = 0.5
     beta: float = 1.0
     split: Literal["mixture", "transport"] | None = "mixture"
-    warm: float = 0.3
+    warm: float = 0.15
+    start: Literal["robust", "own"] = "robust"
     splits: int = 10
     rest: Literal["robust", "own"] = "robust"
     memory: float = 0.7
@@ -65,6 +67,10 @@ class Labels:
         robust: the recipe.
         steps: of the training.
         trusted: `[N] bool`, labels that are known to be right; None: none is.
+
+    Attributes:
+        right: `[N]`, the probability of each label to be right; 0 where a sample was not judged yet.
+        judged: whether there was a split.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Labels:
         every = max(1, (steps - first) // max(robust.splits, 1))
         self._due = set(range(first, steps, every)) if robust.split else set[int]()
         self._step = 0
+        self.judged = False
 
     @property
     def seen(self) -> Tensor:
@@ -95,14 +102,18 @@ class Labels:
         """
         if self._step in self._due:
             self._split()
+            self.judged = True
         self._step += 1
         if target is None:
             target = F.one_hot(self._given[at], log_p.shape[-1]).to(log_p.dtype)
         if own is None:
             own = cross_entropy(log_p, target)
-        right = torch.where(at < 0, 0, self.right[at]).to(log_p.dtype)
+        if self._robust.start == "own" and not self.judged:
+            right = torch.ones_like(own)
+        else:
+            right = torch.where(at < 0, 0, self.right[at]).to(log_p.dtype)
         rest = self._robust.robust(log_p, target)
-        if self._robust.rest == "own" and self._step > min(self._due, default=self._step):
+        if self._robust.rest == "own" and self.judged:
             said = self._said[at].to(log_p.dtype)
             rest = torch.where((at < 0) | said.isnan().any(-1), rest, cross_entropy(log_p, said.nan_to_num(0)))
         self._remember(at, log_p.detach().exp())
