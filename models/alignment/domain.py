@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -150,14 +151,21 @@ class Rigs(Domain):
         )
 
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
-        """Feed two clips of a folder, frame by frame, or a simulated rig, whose second camera is pushed after 120 pairs."""
+        """Feed two clips or two cameras' streams, or a simulated rig, whose second camera is pushed after 120 pairs.
+
+        Args:
+            source: a folder with two clips, or `FIRST,SECOND`: two clips or two URLs.
+        """
         from tocsin.models.alignment.simulation.rig import Move, Rig
 
         pace = (rate or 2 * RATE) / 2
         if source == SIM:
             sights = Rig(seed, pairs=100_000, every=1 / pace, moves=[Move(120, 2 * PUSHED)])
             return Feed(shots=shots(sights), rate=2 * pace, views=2)
-        return Feed(shots=_together(Path(source), pace), rate=2 * pace, views=2)
+        views = _views(source)
+        if all("://" in view for view in views):
+            return Feed(shots=_live(views, pace), rate=2 * pace, live=True)
+        return Feed(shots=_together(views, pace), rate=2 * pace, views=2)
 
 
 @dataclass(frozen=True)
@@ -186,19 +194,42 @@ def shots(rig: Rig, *, every: float | None = None) -> Iterator[Shot]:
             yield Shot(np.repeat(frame[..., None], 3, axis=2), {**own, "view": view})
 
 
-def _together(folder: Path, rate: float) -> Iterator[Shot]:
-    """The frames of a folder's two clips, in turn."""
-    from tocsin.models.folders import listed
-    from tocsin.models.vision.video import is_clip, read
+def _views(source: str) -> list[str]:
+    """The clips or URLs of a rig's two cameras.
 
-    clips = [path for path in listed(folder) if is_clip(path)] if folder.is_dir() else []
-    if len(clips) != 2:
+    Raises:
+        ValueError: there are not two.
+    """
+    from tocsin.models.folders import listed
+    from tocsin.models.vision.video import is_clip
+
+    folder = Path(source)
+    found = [str(path) for path in listed(folder) if is_clip(path)] if folder.is_dir() else source.split(",")
+    if len(found) != 2:
         raise ValueError(
-            f"{folder}: expected a folder with two clips, one of each camera, got {len(clips)}; name another"
+            f"{source}: expected a folder with two clips, or two clips or URLs with a comma between them, one of each "
+            f"camera, got {len(found)}; name another"
         )
+    return found
+
+
+def _together(clips: Sequence[str], rate: float) -> Iterator[Shot]:
+    """The frames of two clips, in turn."""
+    from tocsin.models.vision.video import read
+
     for pictures in zip(*(read(clip, rate=rate, size=None) for clip in clips), strict=False):
         for view, picture in zip(VIEWS, pictures, strict=True):
             yield Shot(picture, {"view": view})
+
+
+def _live(urls: Sequence[str], rate: float) -> Iterator[Shot]:
+    """The frames of two streams as they come. Each camera counts its own, and a frame's time is when it arrives."""
+    from tocsin.models.vision.streams import merged
+
+    counts = [0, 0]
+    for at, picture in merged(urls, rate=rate):
+        yield Shot(picture, {"view": VIEWS[at], "sequence": counts[at], "time": round(1000 * time.time())})
+        counts[at] += 1
 
 
 def _stills(run: Training) -> list[NDArray[np.generic]]:

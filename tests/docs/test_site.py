@@ -11,6 +11,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pytest
@@ -76,6 +77,9 @@ def test_it_is_whole_by_itself(site: Path) -> None:
     assert "system.svg" in shown["index"]
     named = {(file.parent / picture) for file in site.rglob("*.html") for picture in shown[file.stem]}
     assert [picture for picture in named if not picture.exists()] == []
+    assert {
+        ElementTree.parse(picture).getroot().tag.rpartition("}")[2] for picture in named if picture.suffix == ".svg"
+    } == {"svg"}
 
 
 def test_code_has_colours_and_formulas_are_drawn(site: Path) -> None:

@@ -92,7 +92,7 @@ def test_eight_channels_train_from_a_toml_file_and_load_again(
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(pumps: Path, tmp_path: Path) -> None:
     def weights(seed: int) -> bytes:
         out = tmp_path / "out"
-        train(data=pumps, out=out, config=tmp_path / "pumps.toml", recipe=RECIPE, seed=seed)
+        train(data=pumps, out=out, config=tmp_path / "pumps.toml", recipe=replace(RECIPE, epochs=1, folds=0), seed=seed)
         return (out / "model.safetensors").read_bytes()
 
     assert weights(1) == weights(1)
@@ -100,10 +100,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(pumps: Pat
 
 
 def test_without_held_out_keys_the_folds_give_the_figures(pumps: Path, tmp_path: Path) -> None:
-    trained = train(data=pumps, config=tmp_path / "pumps.toml", recipe=replace(RECIPE, validation=0.0))
+    recipe = replace(RECIPE, validation=0.0, epochs=1)
+    trained = train(data=pumps, config=tmp_path / "pumps.toml", recipe=recipe)
     assert trained.rmse == trained.figures["folds_rmse"]
     assert trained.validation.table.is_empty()
-    many = train(data=pumps, config=tmp_path / "pumps.toml", recipe=replace(RECIPE, validation=0.0, folds=9, epochs=1))
+    many = train(data=pumps, config=tmp_path / "pumps.toml", recipe=replace(recipe, folds=9))
     assert many.figures.keys() == trained.figures.keys(), "one fold for each pump at most"
 
 
@@ -117,7 +118,7 @@ def test_a_run_is_recorded_and_its_model_registered_as_champion(
 ) -> None:
     import mlflow
 
-    monkeypatch.setitem(RECIPES, "fading", replace(RECIPE, epochs=8))
+    monkeypatch.setitem(RECIPES, "fading", replace(RECIPE, epochs=8, folds=0))
     registrar = Registrar(tracking_uri)
     for seed, imputer in ((1, True), (0, False)):
         request = Training(
