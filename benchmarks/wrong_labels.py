@@ -20,12 +20,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from benchmarks.spread import spread
 from tocsin.models.wrong_labels.labels import Robust
+
+if TYPE_CHECKING:
+    from tocsin.models.damage.lessons import Lessons
 
 FORMS: Mapping[str, Robust | None] = {
     "cross-entropy": None,
@@ -95,12 +100,13 @@ def damage(data: Path, keep: Path) -> tuple[Sequence[str], Learn]:
     from tocsin.models.damage.config import DamageConfig
     from tocsin.models.damage.evaluate import figures
     from tocsin.models.damage.lessons import UNKNOWN, Collected, Lessons, augmented, drawn, fitted
-    from tocsin.models.damage.network import CLASSES
+    from tocsin.models.damage.network import CLASSES, NetworkConfig
     from tocsin.models.damage.pictures import held_back, labelled
     from tocsin.models.damage.train import Recipe, fit, judged_all
-    from tocsin.models.damage.trunk import Seen, Trunk
+    from tocsin.models.damage.trunk import Trunk
 
-    recipe, file = Recipe(steps=300), keep / "damage.pt"
+    recipe, file = Recipe(steps=400, pictures=16), keep / "damage.pt"
+    config = DamageConfig(network=NetworkConfig(relief=0, width=32))
     if not file.exists():
         trunk = Trunk(torch.device("cpu"))
         rng, collected, unseen = np.random.default_rng(1), Collected(trunk), Collected(trunk)
@@ -117,7 +123,7 @@ def damage(data: Path, keep: Path) -> tuple[Sequence[str], Learn]:
             collected.add(image, kind, source=2, mask=mask)
         torch.save([[vars(of) for of in part.lessons()] for part in (collected, unseen)], file)
     stored = torch.load(file, weights_only=False)
-    train, test = ([Lessons(**of) for of in part] for part in stored)
+    train, test = ([_coarse(Lessons(**of)) for of in part] for part in stored)
     labels = 1 + max(int(of.label.max()) for of in train)
 
     def learn(robust: Robust | None, noise: str, share: float, seed: int) -> Figures:
@@ -132,17 +138,25 @@ def damage(data: Path, keep: Path) -> tuple[Sequence[str], Learn]:
         weights = [recipe.real, recipe.real, float(noise != "uniform")]
         if noise == "uniform":
             lessons = [_real(of) for of in lessons if bool((of.source < 2).any())]
-        network = fit(lessons, weights, DamageConfig(), replace(recipe, robust=robust), seed=seed)
+        network = fit(lessons, weights, config, replace(recipe, robust=robust), seed=seed)
         logits, kinds = judged_all(network, test)
         found = figures(logits.softmax(1).numpy(), kinds.numpy())
         return {name: found[name] or 0.0 for name in ("macro_f1", "auroc")}
 
-    def _real(of: Lessons) -> Lessons:
-        mine = of.source < 2
-        parts = {name: part[mine] for name, part in vars(of).items() if name != "seen"}
-        return Lessons(seen=Seen(*(maps[mine] for maps in of.seen)), **parts)
-
     return ("uniform", "drawings", "missed"), learn
+
+
+def _coarse(of: Lessons) -> Lessons:
+    """Lessons with tokens at half the resolution, so that a training takes seconds."""
+    tokens, wide = (F.avg_pool2d(maps.float(), 2).half() for maps in of.seen[:2])
+    return replace(of, seen=of.seen._replace(tokens=tokens, wide=wide), shares=F.avg_pool2d(of.shares[:, None], 2)[:, 0])
+
+
+def _real(of: Lessons) -> Lessons:
+    """The lessons of pictures that are no drawings."""
+    mine = of.source < 2
+    parts = {name: part[mine] for name, part in vars(of).items() if name != "seen"}
+    return replace(of, seen=type(of.seen)(*(maps[mine] for maps in of.seen)), **parts)
 
 
 def _wrong_minutes(rng: np.random.Generator, occupied: torch.Tensor, noise: str, share: float) -> torch.Tensor:

@@ -23,8 +23,10 @@ class Robust:
     """How to train with wrong labels.
 
     A robust loss first. Then labels are split again and again, and count by their probability to be right: right ones have the
-    training's own loss, the rest a robust one, or the network's own earlier predictions as soft labels. Source: the recipe of VisPrompt, as described by others; the memory of predictions,
-    by which nothing is computed twice, is this project's, after temporal ensembling (arXiv 1610.02242).
+    training's own loss, the rest a robust one, or the network's own earlier predictions as soft labels.
+
+    Source: the recipe of VisPrompt, as described by others. The memory of predictions, by which nothing is computed twice, is this
+    project's, after temporal ensembling (arXiv 1610.02242).
 
     Args:
         loss: of the warm-up, and of labels that are not right.
