@@ -167,9 +167,17 @@ def targets(kinds: Tensor, shares: Tensor) -> Tensor:
 
 
 def sampled(
-    rng: np.random.Generator, lessons: Sequence[Lessons], weights: Sequence[float], count: int
+    rng: np.random.Generator,
+    lessons: Sequence[Lessons],
+    weights: Sequence[float],
+    count: int,
+    *,
+    often: Tensor | None = None,
 ) -> tuple[Seen, Tensor, Tensor, Tensor]:
-    """A batch of one shape: from each source by its weight, each class as often, mirrored at random.
+    """A batch of one shape: from each source by its weight, mirrored at random.
+
+    Args:
+        often: `[M]`, how often each label is drawn beside the others of its source; None: each class of a source is drawn as often.
 
     Returns:
         What is seen, the classes, the damaged shares and the numbers of the labels.
@@ -179,6 +187,9 @@ def sampled(
     chance = torch.zeros(len(of.kinds))
     for source, weight in enumerate(weights):
         mine = of.source == source
+        if often is not None:
+            chance[mine] = weight * often[of.label[mine]] / often[of.label[mine]].sum()
+            continue
         for kind in of.kinds[mine].unique().tolist():
             chosen = mine & (of.kinds == kind)
             chance[chosen] = weight / int(chosen.sum()) / len(of.kinds[mine].unique())

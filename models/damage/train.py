@@ -88,6 +88,7 @@ def fit(
     _scale(network, rng, lessons, weights)
     network.train()
     labels = _labels(lessons, recipe.robust, recipe.steps) if recipe.robust else None
+    sources = _by_label(lessons, "source")
     optimization = Optimization(
         network,
         steps=recipe.steps,
@@ -96,22 +97,50 @@ def fit(
         rise=0.2,
     )
     for number in range(recipe.steps):
-        seen, kinds, shares, at = sampled(rng, lessons, weights, recipe.pictures)
+        right = labels.right if labels and labels.judged else None
+        often = _often(labels, sources) if labels else None
+        seen, kinds, shares, at = sampled(rng, lessons, weights, recipe.pictures, often=often)
         judged = network(_noisy(seen, recipe.noise))
         of_pictures = labels.loss(at, F.log_softmax(judged.pictures, 1)).mean() if labels else None
-        right = labels.right[at] if labels and labels.judged else None
-        total = loss(judged, kinds, shares, places=recipe.places, of_pictures=of_pictures, right=right)
+        total = loss(
+            judged,
+            kinds,
+            shares,
+            places=recipe.places,
+            of_pictures=of_pictures,
+            right=None if right is None else right[at],
+        )
         report(number, optimization.step(total))
     return network.eval()
 
 
 def _labels(lessons: Sequence[Lessons], robust: Robust, steps: int) -> Labels:
     """The labels of all pictures. Those of drawings, whose places are known, are right."""
-    numbers, kinds = (torch.cat([getattr(of, name) for of in lessons]) for name in ("label", "kinds"))
-    drawings = torch.cat([of.shares[:, 0, 0] != UNKNOWN for of in lessons])
-    given = torch.zeros(int(numbers.max()) + 1, dtype=torch.int64).index_put((numbers,), kinds)
-    trusted = torch.zeros(len(given), dtype=torch.bool).index_put((numbers,), drawings)
+    given, shares = _by_label(lessons, "kinds"), torch.cat([of.shares[:, 0, 0] for of in lessons])
+    trusted = torch.zeros(len(given), dtype=torch.bool).index_put((_numbers(lessons),), shares != UNKNOWN)
     return Labels(given, classes=len(CLASSES), robust=robust, steps=steps, trusted=trusted)
+
+
+def _numbers(lessons: Sequence[Lessons]) -> Tensor:
+    return torch.cat([of.label for of in lessons])
+
+
+def _by_label(lessons: Sequence[Lessons], name: str) -> Tensor:
+    """A field of the lessons, of each label `[M]` instead of each picture."""
+    numbers, values = _numbers(lessons), torch.cat([getattr(of, name) for of in lessons])
+    return values.new_zeros(int(numbers.max()) + 1).index_put((numbers,), values)
+
+
+def _often(labels: Labels, sources: Tensor) -> Tensor:
+    """How often each label is drawn beside the others of its source; after a split, each class by the root of its right labels.
+
+    Balanced classes would show wrong labels most where a source has a class by wrong labels only.
+    """
+    if not labels.judged:
+        return torch.ones_like(labels.right)
+    group = sources * len(CLASSES) + labels.given
+    right = torch.zeros(int(group.max()) + 1).index_add(0, group, labels.right)
+    return (right.sqrt() / group.bincount(minlength=len(right)).clamp(min=1) + 1e-6)[group]
 
 
 def loss(

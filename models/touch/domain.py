@@ -75,11 +75,11 @@ class Touch(Domain):
         from tocsin.models.touch.config import TouchConfig
         from tocsin.models.touch.evaluate import operating_figures
         from tocsin.models.touch.model import Eyes, TouchModel
+        from tocsin.models.touch.robust import RECIPE as ROBUST
         from tocsin.models.touch.train import Recipe, calibrate, detect, fit
-        from tocsin.models.wrong_labels.labels import Robust
 
         place, progress, config = run.place("touch"), run.progress, TouchConfig()
-        recipe = Recipe(robust=Robust() if robust else None)
+        recipe = Recipe(robust=ROBUST if robust else None)
         recipe = recipe if steps is None else replace(recipe, steps=steps)
         eyes = Eyes(config.eye)
         clips, unseen = _footage(run, eyes, decimal_comma)

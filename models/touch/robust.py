@@ -11,11 +11,16 @@ from torch import Tensor
 from tocsin.models.touch.loss import numbers, weight
 from tocsin.models.touch.truth import KINDS, Touch
 from tocsin.models.wrong_labels.labels import Labels, Robust
-from tocsin.models.wrong_labels.losses import two_classes, two_targets
+from tocsin.models.wrong_labels.losses import cross_entropy, two_classes, two_targets
+
+RECIPE = Robust(start="own", rest="robust")
+"""Events are few. A bounded loss pulls them too little to be learned at all, so training begins with cross-entropy."""
 
 
 class RobustLoss:
-    """A contact or a release is one label, right or wrong. A frame without any always has the robust loss: it may miss an event.
+    """A contact or a release is one label, right or wrong.
+
+    Other frames, and whether hands hold something, keep the loss of the warm-up.
 
     Args:
         clips: the touches and the number of frames of each.
@@ -49,5 +54,8 @@ class RobustLoss:
         return weight(labels) * self.labels.loss(at.flatten(), log_p, target=target).view_as(labels)
 
     def holding(self, logits: Tensor, holds: Tensor) -> Tensor:
-        """The robust loss of whether hands hold something, `[N, 2]` both."""
-        return self._robust.robust(two_classes(logits), two_targets(holds)).mean()
+        """The loss of whether hands hold something, `[N, 2]` both."""
+        log_p, target = two_classes(logits), two_targets(holds)
+        return (
+            cross_entropy(log_p, target) if self._robust.start == "own" else self._robust.robust(log_p, target)
+        ).mean()

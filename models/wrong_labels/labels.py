@@ -12,7 +12,7 @@ from torch import Tensor
 from tocsin.models.wrong_labels.losses import cross_entropy, generalised_cross_entropy, symmetric_cross_entropy
 from tocsin.models.wrong_labels.split import by_mixture, by_transport
 
-FEW = 20
+FEW = 8
 """Labels of a class below which all classes are split together."""
 LEAST = 1e-3
 """Least probability in a sample's loss and in the costs of classes."""
@@ -36,7 +36,7 @@ class Robust:
         warm: share of the steps before the first split.
         start: the loss before it: the robust one, or the training's own, where few labels must pull hard to be learned at all.
         splits: number of splits over the other steps.
-        rest: what labels that are not right train: the robust loss, or the network's own earlier predictions.
+        rest: what labels that are not right train: the robust loss, or the network's own earlier predictions as far as it is sure.
         memory: share of a sample's earlier prediction that is kept each time it is seen.
     """
 
@@ -48,7 +48,7 @@ class Robust:
     warm: float = 0.15
     start: Literal["robust", "own"] = "robust"
     splits: int = 10
-    rest: Literal["robust", "own"] = "robust"
+    rest: Literal["robust", "own"] = "own"
     memory: float = 0.7
 
     def robust(self, log_p: Tensor, target: Tensor) -> Tensor:
@@ -71,6 +71,7 @@ class Labels:
         trusted: `[N] bool`, labels that are known to be right; None: none is.
 
     Attributes:
+        given: the labels.
         right: `[N]`, the probability of each label to be right; 0 where a sample was not judged yet.
         judged: whether there was a split.
     """
@@ -78,7 +79,7 @@ class Labels:
     def __init__(
         self, given: Tensor, *, classes: int, robust: Robust, steps: int, trusted: Tensor | None = None
     ) -> None:
-        self._given, self._robust = given, robust
+        self.given, self._robust = given, robust
         self._trusted = torch.zeros(len(given), dtype=torch.bool) if trusted is None else trusted
         self._said = torch.full((len(given), classes), torch.nan)  # mean prediction of each sample
         self.right = self._trusted.float()
@@ -97,7 +98,7 @@ class Labels:
         """The loss of each sample of a batch, `[B]`. To be called once a step.
 
         Args:
-            at: the samples' numbers, `[B] int64`; -1: a sample that is not remembered and never counts as right.
+            at: the samples' numbers, `[B] int64`; -1: a sample that is never judged and keeps the loss of the warm-up.
             log_p: logarithms of the predicted probabilities, `[B, K]`.
             target: soft labels `[B, K]`; None: those given.
             own: `[B]`, the training's own loss, for right labels; None: cross-entropy.
@@ -107,17 +108,19 @@ class Labels:
             self.judged = True
         self._step += 1
         if target is None:
-            target = F.one_hot(self._given[at], log_p.shape[-1]).to(log_p.dtype)
+            target = F.one_hot(self.given[at], log_p.shape[-1]).to(log_p.dtype)
         if own is None:
             own = cross_entropy(log_p, target)
-        if self._robust.start == "own" and not self.judged:
-            right = torch.ones_like(own)
-        else:
-            right = torch.where(at < 0, 0, self.right[at]).to(log_p.dtype)
+        start = torch.full_like(own, float(self._robust.start == "own"))
+        right = torch.where(at < 0, start, self.right[at].to(own.dtype))
+        if not self.judged:
+            right = torch.maximum(right, start)
         rest = self._robust.robust(log_p, target)
         if self._robust.rest == "own" and self.judged:
-            said = self._said[at].to(log_p.dtype)
-            rest = torch.where((at < 0) | said.isnan().any(-1), rest, cross_entropy(log_p, said.nan_to_num(0)))
+            known = (at >= 0) & self.seen[at]
+            said = self._said[at].to(log_p.dtype).nan_to_num(1 / log_p.shape[-1])
+            sure = torch.where(known, (said.amax(-1) - 1 / log_p.shape[-1]) / (1 - 1 / log_p.shape[-1]), 0)
+            rest = sure * cross_entropy(log_p, said) + (1 - sure) * rest
         self._remember(at, log_p.detach().exp())
         return right * own + (1 - right) * rest
 
@@ -135,7 +138,7 @@ class Labels:
         where = (self.seen & ~self._trusted).nonzero()[:, 0]
         if not len(where):
             return
-        given, log_p = self._given[where], self._said[where].clamp(min=LEAST).log()
+        given, log_p = self.given[where], self._said[where].clamp(min=LEAST).log()
         if self._robust.split == "transport":
             self.right[where] = by_transport(log_p, given)
             return

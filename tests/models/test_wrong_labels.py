@@ -58,7 +58,7 @@ def test_after_the_warm_up_wrong_labels_no_longer_count_and_right_ones_have_the_
     truth = torch.arange(90) % 3
     wrong = torch.arange(90) % 5 == 0
     given = torch.where(wrong, (truth + 1) % 3, truth)
-    labels = Labels(given, classes=3, robust=Robust(split=split, warm=0.5, splits=1), steps=4)  # type: ignore[arg-type]
+    labels = Labels(given, classes=3, robust=Robust(split=split, warm=0.5, splits=1, rest="robust"), steps=4)  # type: ignore[arg-type]
     log_p = (4.0 * torch.eye(3)[truth]).log_softmax(1)
     everyone = torch.arange(90)
     for _ in range(2):
@@ -95,7 +95,21 @@ def test_rejected_labels_train_the_networks_own_earlier_predictions() -> None:
     now = torch.tensor([[0.5, 0.5]] * 40)
     got = labels.loss(torch.arange(40), now.log())
     assert (labels.right[30:] < 0.01).all()
-    torch.testing.assert_close(got[30:], cross_entropy(now.log(), p)[30:], atol=1e-3, rtol=0)
+    bounded = generalised_cross_entropy(now.log(), torch.tensor([[1.0, 0.0]]).expand(40, 2), 0.7)
+    expected = 0.8 * cross_entropy(now.log(), p) + 0.2 * bounded  # as far as it was sure
+    torch.testing.assert_close(got[30:], expected[30:], atol=1e-3, rtol=0)
+
+
+def test_a_warm_up_with_the_own_loss_is_plain_training_and_others_keep_it() -> None:
+    robust = Robust(start="own", rest="robust", warm=0.5, splits=1)
+    labels = Labels(torch.arange(60) % 3, classes=3, robust=robust, steps=2)
+    at, log_p = batch(0)
+    at[:3] = -1
+    target = F.one_hot(torch.arange(8) % 3, 3).float()
+    torch.testing.assert_close(labels.loss(at, log_p, target=target), cross_entropy(log_p, target))
+    after = labels.loss(at, log_p, target=target)
+    torch.testing.assert_close(after[:3], cross_entropy(log_p, target)[:3])
+    assert labels.judged and (after[3:] < cross_entropy(log_p, target)[3:] - 0.1).any()
 
 
 def rooms(wrong: float, seed: int) -> list[list[occupancy.Room]]:
