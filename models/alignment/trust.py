@@ -21,6 +21,9 @@ def trusted(model: AlignmentModel, cases: Iterable[Case], strangers: Iterable[tu
 
     Args:
         cases: pairs with their truth; strangers: frames that cannot be aligned.
+
+    Returns:
+        The model as it is if it finds nothing in any of them, as after few training steps.
     """
     known, right, ratios = list[tuple[float, ...]](), list[bool](), list[float]()
     for case in cases:
@@ -34,6 +37,8 @@ def trusted(model: AlignmentModel, cases: Iterable[Case], strangers: Iterable[tu
         if (seen := model.evidence(first, second)) is not None:
             known.append(seen[0])
             right.append(False)
+    if not known:
+        return model
     weights = logistic(np.array(known), np.array(right, float))
     trust = (float(weights[0]), float(weights[1]), float(weights[2]), float(weights[3]))
     return model.trusting(trust, float(np.median(ratios)) if ratios else model.config.spread)

@@ -31,6 +31,7 @@ from tocsin.models.occupancy.simulation.sensors import simulate
 from tocsin.models.quality.domain import as_table
 from tocsin.models.quality.simulation.plant import plants
 from tocsin.models.rul.simulation.fleet import run_to_failure
+from tocsin.models.tampering.simulation.camera import Camera
 from tocsin.models.touch.simulation.scene import Scene
 from tocsin.pipelines.cli.app import app
 from tocsin.pipelines.cli.deployment import known_pipelines
@@ -132,6 +133,13 @@ def walk(folder: Path) -> None:
     (folder / "paths.csv").write_text("\n".join(["clip,frame,x,y,z,focal", *rows]))
 
 
+def gate(folder: Path) -> None:
+    """Some seconds of a simulated camera, and a clip that is too short."""
+    frames = [*Camera(seed=5, frames=66, size=(90, 160), things=1)]
+    for name, count in (("gate", 66), ("short", 5)):
+        pictures(folder / name, frames[:count])
+
+
 SMALL: dict[str, Callable[[Path], None]] = {
     "damage": walls,
     "field": hall,
@@ -140,6 +148,7 @@ SMALL: dict[str, Callable[[Path], None]] = {
     "rul": engines,
     "occupancy": building,
     "surprise": dives,
+    "tampering": gate,
     "pose": walk,
     "touch": film,
     "alignment": rigs,
@@ -154,6 +163,7 @@ COUNTED: dict[str, dict[str, float]] = {
     "occupancy": {"rooms": 1},
     "pose": {"films": 1, "frames": 12},
     "surprise": {"clips": 2, "frames": 22, "seconds": 2.4, "novelties": 1},
+    "tampering": {"clips": 1, "attacks": 3, "frames": 264},
     "touch": {"clips": 1, "frames": 30, "seconds": 1, "touches": 1},
     "alignment": {"pairs": 2},
 }
@@ -166,6 +176,7 @@ LEFT_OUT = {
     "occupancy": ("minutes without a known truth", range(30, 61)),
     "pose": ("clips without a path", range(1, 2)),
     "surprise": ("frames without one before them, from which they could be predicted", range(2, 3)),
+    "tampering": ("clips that are too short to be attacked", range(1, 2)),
     "touch": ("clips without a label", range(1, 2)),
     "alignment": ("pairs in which a camera sees nothing", range(1, 2)),
 }

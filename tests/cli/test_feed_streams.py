@@ -49,7 +49,7 @@ def listens(url: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["damage", "pose", "surprise", "touch"])
+@pytest.mark.parametrize("name", ["damage", "pose", "surprise", "tampering", "touch"])
 def test_a_cameras_stream_is_fed_until_it_ends(kafka: KafkaServer, tmp_path: Path, name: str) -> None:
     topic = f"video.{uuid.uuid4().hex[:8]}"
     settings = {"kafka.bootstrap_servers": kafka.bootstrap_servers, f"pipelines.{name}.topic": topic}

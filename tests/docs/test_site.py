@@ -42,6 +42,7 @@ FOLLOWED = {
     "surprise.md",
     "damage.md",
     "pose.md",
+    "tampering.md",
     "touch.md",
     "missing-data.md",
     "intervals.md",

@@ -122,6 +122,10 @@ def test_a_logistic_function_says_how_often_it_is_right() -> None:
     assert weights == pytest.approx([2, -1], abs=0.2)
 
 
+def test_without_any_alignment_the_confidence_stays(model: AlignmentModel) -> None:
+    assert trusted(model, [], []) is model
+
+
 @pytest.mark.slow
 def test_confidence_is_fitted_on_pairs_and_strangers(model: AlignmentModel) -> None:
     cases = list(evaluate.simulated(range(92_000, 92_002), model.size, each=1))[:6:2]

@@ -23,6 +23,7 @@ from tocsin.models.pose import model as pose
 from tocsin.models.quality import model as quality
 from tocsin.models.rul import model as rul
 from tocsin.models.surprise.config import SurpriseConfig
+from tocsin.models.tampering import model as tampering
 from tocsin.models.touch.config import TouchConfig
 from tocsin.pipelines.runtime.lake.storage import Lake, aside
 
@@ -101,6 +102,10 @@ def _damage(folder: Path) -> Any:
     return damage.load(folder, "cpu")
 
 
+def _tampering(folder: Path) -> Any:
+    return tampering.load(folder, "cpu")
+
+
 def _pose(folder: Path) -> Any:
     return pose.load(folder, "cpu")
 
@@ -124,6 +129,7 @@ def _alignment(folder: Path) -> Any:
         (damage.SHIPPED, _damage),
         (alignment.SHIPPED, _alignment),
         (pose.SHIPPED, _pose),
+        (tampering.SHIPPED, _tampering),
     ],
 )
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
@@ -150,6 +156,7 @@ def test_a_model_cut_short_is_refused_in_one_line(
         field.FieldConfig,
         alignment.AlignmentConfig,
         pose.PoseConfig,
+        tampering.TamperingConfig,
         occupancy.OccupancyConfig,
         rul.RulConfig,
     ],

@@ -131,6 +131,7 @@ def test_pyfunc_loads_a_model_of_frames(registered: Callable[..., str]) -> None:
     columns = {
         "damage": ["kind", "score", "crack", "spalling", "efflorescence", "extent"],
         "surprise": ["score", "level", "novel"],
+        "tampering": ["score", "tampered", "kind"],
         "touch": ["left_contact", "left_release", "right_contact", "right_release"],
     }
     columns["pose"] = [*COLUMNS]

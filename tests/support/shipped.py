@@ -35,6 +35,7 @@ PIPELINES = {
     "quality": Shipped("sensors.plant", "PLANTS"),
     "rul": Shipped("sensors.industrial", "FD001", labelled=True, in_context=True),
     "surprise": Shipped("video.underwater", "SHIPPED", labelled=True),
+    "tampering": Shipped("video.cameras", "SHIPPED", labelled=True),
     "touch": Shipped("video.egocentric", "SHIPPED", labelled=True),
 }
 

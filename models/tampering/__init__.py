@@ -1,0 +1,1 @@
+"""Is a camera showing what is there? Frozen, looped, replaced, covered, defocused and turned cameras."""

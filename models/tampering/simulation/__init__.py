@@ -1,0 +1,1 @@
+"""A simulated camera, and attacks on recordings."""
