@@ -40,8 +40,8 @@ def lessons(sets: Sequence[Sequence[Labelled]], drawings: int, recipe: Recipe, t
         copies = min(recipe.copies, max(1, recipe.most // len(pictures)))
         for picture in pictures:
             image = picture.read()
-            for _ in range(copies):
-                collected.add(augmented(rng, image), picture.number, source=source)
+            for number in range(copies):
+                collected.add(augmented(rng, image), picture.number, source=source, copy=number > 0)
     real = [picture.read() for pictures in sets for picture in pictures if picture.kind == "intact"]
     for _ in range(drawings):
         picture, kind, mask = drawn(rng, real)

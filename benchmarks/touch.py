@@ -34,11 +34,11 @@ from tocsin.models.touch.domain import RATE, load_footage
 from tocsin.models.touch.evaluate import ClipResult, best_threshold, operating_figures, precision_figures
 from tocsin.models.touch.finder import HandFinder
 from tocsin.models.touch.finder import load as load_finder
-from tocsin.models.touch.loss import Q
 from tocsin.models.touch.model import Eyes, TouchModel, load
 from tocsin.models.touch.simulation.scene import TEST_SEEDS, TRAIN_SECONDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene
 from tocsin.models.touch.train import Footage, Recipe, decoded, fit, footage, vectors
 from tocsin.models.touch.truth import Touch
+from tocsin.models.wrong_labels.labels import Robust
 
 SETS = {"validation": VALIDATION_SEEDS, "test": TEST_SEEDS}
 WRONG = (0.0, 0.2, 0.4)
@@ -61,8 +61,8 @@ def main(seeds: int, only: Sequence[str], keep: Path) -> None:
     torch.set_num_threads(1)
     config = TouchConfig()
     eyes = Eyes(config.eye)
-    train = [_load_footage(seed, eyes, keep) for seed in TRAIN_SEEDS]
-    sets = {name: [_load_footage(seed, eyes, keep) for seed in some] for name, some in SETS.items()}
+    train = [kept_footage(seed, eyes, keep) for seed in TRAIN_SEEDS]
+    sets = {name: [kept_footage(seed, eyes, keep) for seed in some] for name, some in SETS.items()}
 
     def fitted(name: str, clips: Sequence[Footage], seed: int = 0, **recipe: Any) -> TouchModel:
         """Return the model of this name; train it if it is not stored yet."""
@@ -77,7 +77,7 @@ def main(seeds: int, only: Sequence[str], keep: Path) -> None:
         without = [fitted(f"blind-{seed}", blind, seed, blind=0.0) for seed in range(seeds)]
         _line("with hands", [partial(detect, model) for model in models], sets)
         finder = load_finder(device="cpu")
-        found = {name: [_load_footage(seed, eyes, keep, finder) for seed in some] for name, some in SETS.items()}
+        found = {name: [kept_footage(seed, eyes, keep, finder) for seed in some] for name, some in SETS.items()}
         _line("the same, hands found", [partial(detect, model) for model in models], found)
         _line("the same, no hands", [partial(detect, m, blind=True) for m in models], sets)
         _line("trained without hands", [partial(detect, m, blind=True) for m in without], sets)
@@ -88,13 +88,13 @@ def main(seeds: int, only: Sequence[str], keep: Path) -> None:
         print()
         _head("wrong labels, loss")
         for share in WRONG:
-            mislabelled = [_mislabelled(clip, share, seed) for seed, clip in enumerate(train)]
-            for name, q in (("focal", None), ("generalised cross-entropy", Q)):
-                model = fitted(f"wrong-{share:.0%}-{name}", mislabelled, q=q, steps=Recipe().steps // 2)
+            wrong = [mislabelled(clip, share, seed) for seed, clip in enumerate(train)]
+            for name, robust in (("focal", None), ("generalised cross-entropy", Robust(split=None))):
+                model = fitted(f"wrong-{share:.0%}-{name}", wrong, robust=robust, steps=Recipe().steps // 2)
                 _line(f"{share:.0%}, {name}", [partial(detect, model)], sets)
 
 
-def _load_footage(seed: int, eyes: Eyes, keep: Path, finder: HandFinder | None = None) -> Footage:
+def kept_footage(seed: int, eyes: Eyes, keep: Path, finder: HandFinder | None = None) -> Footage:
     """Return the footage of `load_footage`, stored for later runs; with `finder`, the boxes are those it finds."""
     file = keep / (f"{seed}-found.safetensors" if finder else f"{seed}.safetensors")
     truth = Scene(seed, seconds=TRAIN_SECONDS if seed in TRAIN_SEEDS else 30, rate=RATE)
@@ -184,7 +184,7 @@ def _without_boxes(clip: Footage) -> Footage:
     return replace(clip, boxes=torch.full_like(clip.boxes, torch.nan))
 
 
-def _mislabelled(clip: Footage, share: float, seed: int) -> Footage:
+def mislabelled(clip: Footage, share: float, seed: int) -> Footage:
     """Return the clip with a share of its touches mislabelled: same length, random time, random hand."""
     rng, touches = np.random.default_rng((seed, 5)), list[Touch]()
     for touch in clip.touches:

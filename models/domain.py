@@ -40,6 +40,9 @@ class Option:
 
 DecimalComma = Annotated[bool, Option("Numbers in CSV files have a decimal comma, as in 400,5.")]
 
+WithWrongLabels = Annotated[
+    bool, Option("Some labels may be wrong: train with losses and a split that they harm less.")
+]
 WithImputer = Annotated[bool, Option('Train an imputer beside the model, for `impute = "network"`.')]
 ImputerSteps = Annotated[int | None, Option("Training steps of the imputer.", least=1)]
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tocsin.models.domain import SIM, Domain, Evaluation, Feed, Option, Shot, Trained, Training, shown
+from tocsin.models.domain import SIM, Domain, Evaluation, Feed, Option, Shot, Trained, Training, WithWrongLabels, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +42,7 @@ class Damage(Domain):
         *,
         steps: Annotated[int | None, Option("Training steps.", least=1)] = None,
         drawn: Annotated[int | None, Option("Simulated pictures, with --data sim.", least=1)] = None,
+        robust: WithWrongLabels = False,
     ) -> Trained:
         """Train on folders of pictures and on simulated ones; the last fifth of each folder is for validation.
 
@@ -56,8 +57,9 @@ class Damage(Domain):
         from tocsin.models.damage.train import Outcome, Recipe, Report, fit
         from tocsin.models.damage.trunk import Trunk
         from tocsin.models.trained import placed
+        from tocsin.models.wrong_labels.labels import Robust
 
-        place, recipe = run.place("damage"), Recipe()
+        place, recipe = run.place("damage"), Recipe(robust=Robust() if robust else None)
         if steps is not None:
             recipe = replace(recipe, steps=steps, closer_steps=min(steps, recipe.closer_steps))
         if drawn is not None:
@@ -85,7 +87,7 @@ class Damage(Domain):
             domain="damage",
             place=place,
             candidate=lambda seed: _candidate(attempts[seed], place[1], unseen),
-            params=lambda model: asdict(model.config.network),
+            params=lambda model: {**asdict(model.config.network), "robust": robust},
         )
 
     def evaluate(
@@ -195,8 +197,8 @@ def _lessons(
         for one in first:
             twice = 2 * counts[one.number] < counts.max()
             image = one.read()
-            for _ in range(copies * (2 if twice else 1)):
-                collected.add(augmented(rng, image), one.number, source=source)
+            for number in range(copies * (2 if twice else 1)):
+                collected.add(augmented(rng, image), one.number, source=source, copy=number > 0)
         for one in last:
             unseen.add(fitted(one.read()), one.number, source=source)
         weights.append(recipe.real)

@@ -41,12 +41,14 @@ class Lessons:
         kinds: `[N] int64`, numbers of `CLASSES`.
         shares: `[N, h, w]`, the damaged share of each place, or `UNKNOWN`.
         source: `[N] int64`, which of several collections each is from.
+        label: `[N] int64`, the number of its label, which copies of a picture share.
     """
 
     seen: Seen
     kinds: Tensor
     shares: Tensor
     source: Tensor
+    label: Tensor
 
 
 class Collected:
@@ -59,27 +61,42 @@ class Collected:
 
     def __init__(self, trunk: Trunk, progress: Callable[[], None] = lambda: None) -> None:
         self._trunk, self._progress = trunk, progress
-        self._waiting: dict[int, list[tuple[Picture, int, Tensor, int]]] = {n: [] for n in range(len(SHAPES))}
+        self._labels = 0
+        self._waiting: dict[int, list[tuple[Picture, int, Tensor, int, int]]] = {n: [] for n in range(len(SHAPES))}
         self._looked: dict[int, list[Lessons]] = {n: [] for n in range(len(SHAPES))}
 
-    def add(self, picture: Picture, kind: int, *, source: int, mask: NDArray[np.float32] | None = None) -> None:
-        """Take up a picture of one of `SHAPES`; `mask`: the damaged share of each of its pixels."""
+    def add(
+        self,
+        picture: Picture,
+        kind: int,
+        *,
+        source: int,
+        mask: NDArray[np.float32] | None = None,
+        copy: bool = False,
+    ) -> None:
+        """Take up a picture of one of `SHAPES`.
+
+        Args:
+            mask: the damaged share of each of its pixels.
+            copy: of the last picture, whose label it shares.
+        """
         shape = SHAPES.index((picture.shape[0], picture.shape[1]))
         places = picture.shape[0] // CELL, picture.shape[1] // CELL
         shares = torch.full(places, UNKNOWN)
         if mask is not None:
             shares = torch.from_numpy(cv2.resize(mask, places[::-1], interpolation=cv2.INTER_AREA))
-        self._waiting[shape].append((picture, kind, shares, source))
+        self._labels += not copy
+        self._waiting[shape].append((picture, kind, shares, source, self._labels - 1))
         self._progress()
         if len(self._waiting[shape]) == TOGETHER:
             self._look(shape)
 
     def _look(self, shape: int) -> None:
         waiting, self._waiting[shape] = self._waiting[shape], []
-        pictures, kinds, shares, source = zip(*waiting, strict=True)
+        pictures, kinds, shares, *numbers = zip(*waiting, strict=True)
         seen = self._trunk(batch(list(pictures)))
         half = Seen(seen.tokens.half().cpu(), seen.wide.half().cpu(), seen.grey.cpu())
-        self._looked[shape].append(Lessons(half, torch.tensor(kinds), torch.stack(shares), torch.tensor(source)))
+        self._looked[shape].append(Lessons(half, torch.tensor(kinds), torch.stack(shares), *map(torch.tensor, numbers)))
 
     def lessons(self) -> list[Lessons]:
         """All pictures, by shape."""
@@ -92,7 +109,7 @@ class Collected:
 def _joined(parts: Sequence[Lessons]) -> Lessons:
     seen = Seen(*(torch.cat(maps) for maps in zip(*(part.seen for part in parts), strict=True)))
     return Lessons(
-        seen, *(torch.cat([getattr(part, name) for part in parts]) for name in ("kinds", "shares", "source"))
+        seen, *(torch.cat([getattr(part, name) for part in parts]) for name in ("kinds", "shares", "source", "label"))
     )
 
 
@@ -150,18 +167,29 @@ def targets(kinds: Tensor, shares: Tensor) -> Tensor:
 
 
 def sampled(
-    rng: np.random.Generator, lessons: Sequence[Lessons], weights: Sequence[float], count: int
-) -> tuple[Seen, Tensor, Tensor]:
-    """A batch of one shape: from each source by its weight, each class as often, mirrored at random.
+    rng: np.random.Generator,
+    lessons: Sequence[Lessons],
+    weights: Sequence[float],
+    count: int,
+    *,
+    often: Tensor | None = None,
+) -> tuple[Seen, Tensor, Tensor, Tensor]:
+    """A batch of one shape: from each source by its weight, mirrored at random.
+
+    Args:
+        often: `[M]`, how often each label is drawn beside the others of its source; None: each class of a source is drawn as often.
 
     Returns:
-        What is seen, the classes and the damaged shares.
+        What is seen, the classes, the damaged shares and the numbers of the labels.
     """
     sizes = np.array([len(of.kinds) for of in lessons], float)
     of = lessons[int(rng.choice(len(lessons), p=sizes / sizes.sum()))]
     chance = torch.zeros(len(of.kinds))
     for source, weight in enumerate(weights):
         mine = of.source == source
+        if often is not None:
+            chance[mine] = weight * often[of.label[mine]] / often[of.label[mine]].sum()
+            continue
         for kind in of.kinds[mine].unique().tolist():
             chosen = mine & (of.kinds == kind)
             chance[chosen] = weight / int(chosen.sum()) / len(of.kinds[mine].unique())
@@ -171,4 +199,4 @@ def sampled(
     flips = [axis for axis, often in ((-1, 0.5), (-2, 0.3)) if rng.random() < often]
     if flips:
         maps = [part.flip(flips) for part in maps]
-    return Seen(*maps[:3]), of.kinds[at], maps[3]
+    return Seen(*maps[:3]), of.kinds[at], maps[3], of.label[at]

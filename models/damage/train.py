@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from tocsin.models.damage.config import DamageConfig
 from tocsin.models.damage.lessons import UNKNOWN, Lessons, sampled, targets
-from tocsin.models.damage.network import DamageNetwork, Judged
+from tocsin.models.damage.network import CLASSES, DamageNetwork, Judged
 from tocsin.models.damage.trunk import Seen
 from tocsin.models.training import Optimization, begin
+from tocsin.models.wrong_labels.labels import Labels, Robust
 
 Report = Callable[[int, float], None]
 """Called with each step and its loss."""
@@ -36,6 +37,7 @@ class Recipe:
         real: weight of each real collection where the simulation has 1.
         frames: simulated frames for the closer looks.
         closer_steps: optimizer steps for them.
+        robust: how labels of real pictures that may be wrong are trained on; None: as if all were right.
     """
 
     drawn: int = 3600
@@ -50,6 +52,7 @@ class Recipe:
     real: float = 0.35
     frames: int = 200
     closer_steps: int = 300
+    robust: Robust | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ def fit(
     network = DamageNetwork(config.network)
     _scale(network, rng, lessons, weights)
     network.train()
+    labels = _labels(lessons, recipe.robust, recipe.steps) if recipe.robust else None
+    sources = _by_label(lessons, "source")
     optimization = Optimization(
         network,
         steps=recipe.steps,
@@ -92,15 +97,68 @@ def fit(
         rise=0.2,
     )
     for number in range(recipe.steps):
-        seen, kinds, shares = sampled(rng, lessons, weights, recipe.pictures)
+        right = labels.right if labels and labels.judged else None
+        often = _often(labels, sources) if labels else None
+        seen, kinds, shares, at = sampled(rng, lessons, weights, recipe.pictures, often=often)
         judged = network(_noisy(seen, recipe.noise))
-        report(number, optimization.step(loss(judged, kinds, shares, places=recipe.places)))
+        of_pictures = labels.loss(at, F.log_softmax(judged.pictures, 1)).mean() if labels else None
+        total = loss(
+            judged,
+            kinds,
+            shares,
+            places=recipe.places,
+            of_pictures=of_pictures,
+            right=None if right is None else right[at],
+        )
+        report(number, optimization.step(total))
     return network.eval()
 
 
-def loss(judged: Judged, kinds: Tensor, shares: Tensor, *, places: float) -> Tensor:
-    """Cross-entropy of pictures; of their places, where these are known; and no damage in intact ones."""
-    total = F.cross_entropy(judged.pictures, kinds)
+def _labels(lessons: Sequence[Lessons], robust: Robust, steps: int) -> Labels:
+    """The labels of all pictures. Those of drawings, whose places are known, are right."""
+    given, shares = _by_label(lessons, "kinds"), torch.cat([of.shares[:, 0, 0] for of in lessons])
+    trusted = torch.zeros(len(given), dtype=torch.bool).index_put((_numbers(lessons),), shares != UNKNOWN)
+    return Labels(given, classes=len(CLASSES), robust=robust, steps=steps, trusted=trusted)
+
+
+def _numbers(lessons: Sequence[Lessons]) -> Tensor:
+    return torch.cat([of.label for of in lessons])
+
+
+def _by_label(lessons: Sequence[Lessons], name: str) -> Tensor:
+    """A field of the lessons, of each label `[M]` instead of each picture."""
+    numbers, values = _numbers(lessons), torch.cat([getattr(of, name) for of in lessons])
+    return values.new_zeros(int(numbers.max()) + 1).index_put((numbers,), values)
+
+
+def _often(labels: Labels, sources: Tensor) -> Tensor:
+    """How often each label is drawn beside the others of its source; after a split, each class by the root of its right labels.
+
+    Balanced classes would show wrong labels most where a source has a class by wrong labels only.
+    """
+    if not labels.judged:
+        return torch.ones_like(labels.right)
+    group = sources * len(CLASSES) + labels.given
+    right = torch.zeros(int(group.max()) + 1).index_add(0, group, labels.right)
+    return (right.sqrt() / group.bincount(minlength=len(right)).clamp(min=1) + 1e-6)[group]
+
+
+def loss(
+    judged: Judged,
+    kinds: Tensor,
+    shares: Tensor,
+    *,
+    places: float,
+    of_pictures: Tensor | None = None,
+    right: Tensor | None = None,
+) -> Tensor:
+    """Loss of pictures; of their places, where these are known; and no damage in intact ones.
+
+    Args:
+        of_pictures: the first of these losses; None: cross-entropy.
+        right: `[B]`, the probability of each label to be right; None: all are.
+    """
+    total = F.cross_entropy(judged.pictures, kinds) if of_pictures is None else of_pictures
     known = shares[:, 0, 0] != UNKNOWN
     if known.any():
         wanted = targets(kinds[known], shares[known])
@@ -108,7 +166,8 @@ def loss(judged: Judged, kinds: Tensor, shares: Tensor, *, places: float) -> Ten
         total = total + places * (each * (1 + 3 * wanted)).mean()
     intact = (kinds == 0) & ~known
     if intact.any():
-        total = total + 0.3 * F.softplus(judged.places[intact]).mean()
+        nothing = F.softplus(judged.places[intact])
+        total = total + 0.3 * (nothing if right is None else nothing * right[intact, None, None, None]).mean()
     return total
 
 

@@ -20,6 +20,7 @@ from tocsin.models.domain import (
     Trained,
     Training,
     WithImputer,
+    WithWrongLabels,
 )
 from tocsin.models.occupancy.model import OccupancyModel
 
@@ -64,6 +65,7 @@ class Occupancy(Domain):
         search: Annotated[
             int, Option("Trials of a Bayesian search for sizes and recipe, before training.", "TRIALS", 0)
         ] = 0,
+        robust: WithWrongLabels = False,
         imputer: WithImputer = False,
         imputer_steps: ImputerSteps = None,
         decimal_comma: DecimalComma = False,
@@ -80,9 +82,11 @@ class Occupancy(Domain):
         from tocsin.models.occupancy.plain import Plain
         from tocsin.models.occupancy.search import apply_settings, best, folds
         from tocsin.models.occupancy.train import Recipe, candidate, fit, score
+        from tocsin.models.wrong_labels.labels import Robust
 
         (name, out), progress = run.place("occupancy"), run.progress
-        recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
+        recipe = Recipe(robust=Robust() if robust else None)
+        recipe = recipe if steps is None else replace(recipe, steps=steps)
         config, found = OccupancyConfig(features=_features(sensors)), trials.Search([], None)
         sources, minutes = self._rooms(run, config.features, decimal_comma)
         config = replace(config, bounds=bounds.fit(minutes), plain=Plain.fit(minutes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -20,6 +21,8 @@ from tocsin.models.occupancy.config import OccupancyConfig
 from tocsin.models.occupancy.evaluate import metrics
 from tocsin.models.occupancy.model import OccupancyModel, build, load
 from tocsin.models.training import Optimization, begin
+from tocsin.models.wrong_labels.labels import Labels, Robust
+from tocsin.models.wrong_labels.losses import two_classes
 
 FRESH = 5 * 60_000  # ms for which the last known truth is valid
 N = TypeVar("N", bound=nn.Module)
@@ -38,6 +41,7 @@ class Recipe:
         left_out: share of a window's features that are dropped, as if the room had no such sensor.
         averaging: decay per step of the running mean of the weights; the mean is kept.
         balance: an occupied minute weighs (empty / occupied minutes) to this power in the loss; 0: as much as an empty one.
+        robust: how labels that may be wrong are trained on; None: as if all were right.
     """
 
     steps: int = 500
@@ -49,6 +53,7 @@ class Recipe:
     left_out: float = 0.1
     averaging: float = 0.99
     balance: float = 0.0
+    robust: Robust | None = None
 
 
 @dataclass(frozen=True)
@@ -149,12 +154,19 @@ def learn(
     count = round(recipe.batch / len(sources))
     share = torch.cat([room.occupied[rows] for source in sources for room, rows in source]).mean().clamp(0.01, 0.99)
     weight = (1 / share - 1) ** recipe.balance if recipe.balance else None
+    labels = _labels(sources, recipe.robust, recipe.steps) if recipe.robust else None
+    firsts = _firsts(sources)
     network.train()
     for step in range(recipe.steps):
-        drawn = [_draw(source, count, config.window) for source in sources]
-        windows, occupied = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        drawn = [_draw(source, first, count, config.window) for source, first in zip(sources, firsts, strict=True)]
+        windows, occupied, at = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         logits, _ = network(_augmented((windows - mean) / scale, recipe))
-        loss = optimization.step(nn.functional.binary_cross_entropy_with_logits(logits, occupied, pos_weight=weight))
+        if labels is None:
+            total = nn.functional.binary_cross_entropy_with_logits(logits, occupied, pos_weight=weight)
+        else:
+            each = labels.loss(at, two_classes(logits))
+            total = (each if weight is None else torch.where(occupied > 0.5, weight, 1) * each).mean()
+        loss = optimization.step(total)
         average.update_parameters(network)
         if progress:
             progress(step, loss)
@@ -213,17 +225,33 @@ def candidate(
     )
 
 
-def _draw(source: Sequence[tuple[Room, Tensor]], count: int, length: int) -> tuple[Tensor, Tensor]:
-    """Windows and truth of `count` random minutes, from at most eight rooms."""
+def _firsts(sources: Sequence[Sequence[tuple[Room, Tensor]]]) -> list[list[int]]:
+    """The number of each room's first minute, when all known minutes of all rooms are numbered in order."""
+    ends = iter(accumulate((len(rows) for source in sources for _, rows in source), initial=0))
+    return [[next(ends) for _ in source] for source in sources]
+
+
+def _labels(sources: Sequence[Sequence[tuple[Room, Tensor]]], robust: Robust, steps: int) -> Labels:
+    """The labels of all known minutes, in the order of `_firsts`."""
+    given = torch.cat([room.occupied[rows] for source in sources for room, rows in source]) > 0.5
+    return Labels(given.long(), classes=2, robust=robust, steps=steps)
+
+
+def _draw(
+    source: Sequence[tuple[Room, Tensor]], firsts: Sequence[int], count: int, length: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Windows, truth and number of `count` random minutes, from at most eight rooms, whose minutes begin at `firsts`."""
     chosen = torch.randperm(len(source))[:8].tolist()
-    windows, occupied = [], []
+    windows, occupied, numbers = [], [], []
     for number, each in enumerate(chosen):
         room, ends = source[each]
         share = count * (number + 1) // len(chosen) - count * number // len(chosen)
-        index = ends[torch.randint(len(ends), (share,))]
+        at = torch.randint(len(ends), (share,))
+        index = ends[at]
         windows.append(room.windows(index, length))
         occupied.append(room.occupied[index])
-    return torch.cat(windows), torch.cat(occupied)
+        numbers.append(firsts[each] + at)
+    return torch.cat(windows), torch.cat(occupied), torch.cat(numbers)
 
 
 def _augmented(windows: Tensor, recipe: Recipe) -> Tensor:

@@ -9,7 +9,18 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tocsin.models.domain import SIM, DecimalComma, Domain, Evaluation, Feed, Option, Shot, Trained, Training
+from tocsin.models.domain import (
+    SIM,
+    DecimalComma,
+    Domain,
+    Evaluation,
+    Feed,
+    Option,
+    Shot,
+    Trained,
+    Training,
+    WithWrongLabels,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +63,7 @@ class Touch(Domain):
         run: Training,
         *,
         steps: Annotated[int | None, Option("Training steps.")] = None,
+        robust: WithWrongLabels = False,
         decimal_comma: DecimalComma = False,
     ) -> Trained:
         """Train a network on simulated scenes and labelled clips, see `tocsin.models.touch.clips`.
@@ -63,10 +75,12 @@ class Touch(Domain):
         from tocsin.models.touch.config import TouchConfig
         from tocsin.models.touch.evaluate import operating_figures
         from tocsin.models.touch.model import Eyes, TouchModel
+        from tocsin.models.touch.robust import RECIPE as ROBUST
         from tocsin.models.touch.train import Recipe, calibrate, detect, fit
 
         place, progress, config = run.place("touch"), run.progress, TouchConfig()
-        recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
+        recipe = Recipe(robust=ROBUST if robust else None)
+        recipe = recipe if steps is None else replace(recipe, steps=steps)
         eyes = Eyes(config.eye)
         clips, unseen = _footage(run, eyes, decimal_comma)
         usual = _appearance(run, decimal_comma)
@@ -88,7 +102,7 @@ class Touch(Domain):
             domain="touch",
             place=place,
             candidate=lambda seed: _candidate(attempts[seed], place[1], clips, unseen),
-            params=lambda model: asdict(model.config.network),
+            params=lambda model: {**asdict(model.config.network), "robust": robust},
         )
 
     def evaluate(

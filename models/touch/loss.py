@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,8 +13,6 @@ from tocsin.models.touch.truth import HANDS, KINDS, Touch
 
 ALPHA, GAMMA = 0.9, 2.0
 """Of the focal loss: the weight of events, and the exponent that discounts predictions that are already right."""
-Q = 0.7
-"""Exponent of the generalised cross-entropy: 0 would be cross-entropy, 1 the absolute error."""
 
 
 class Targets(NamedTuple):
@@ -64,12 +62,30 @@ def holding(touches: Iterable[Touch], length: int) -> Tensor:
     return holds
 
 
+def numbers(touches: Sequence[Touch], length: int, *, first: int, radius: int = 4) -> Tensor:
+    """The number of the label that each frame of a clip is trained on, `[length, 2, 2]`; -1 beyond the radius of an event.
+
+    All frames around an event are one label, that of the touch's contact or release: the touches are numbered from `first` on.
+    """
+    found = torch.full((length, len(HANDS), len(KINDS)), -1)
+    for number, touch in enumerate(touches):
+        around = targets([touch], length, radius=radius).labels > 0
+        found[around] = (2 * (first + number) + torch.arange(len(KINDS))).expand_as(found)[around]
+    return found
+
+
 def losses(
-    logits: Tensor, displacement: Tensor, target: Targets, mask: Tensor, *, radius: int = 4, q: float | None = None
+    logits: Tensor,
+    displacement: Tensor,
+    target: Targets,
+    mask: Tensor,
+    *,
+    radius: int = 4,
+    score: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Losses:
     """Losses of a prediction.
 
-    Scores: focal cross-entropy with soft labels, averaged over present frames. Displacements: squared error, averaged over frames
+    Scores: `score`, averaged over present frames. Displacements: squared error, averaged over frames
     within the radius of an event only. HiCE averages it over all frames. Nearly all of them have no event to point at, and their
     scores do not count. Pulling their displacements to 0 would pull along the few that matter.
 
@@ -78,33 +94,26 @@ def losses(
         target: from `targets`.
         mask: `[..., L] bool`; absent frames add nothing to the losses or the gradient.
         radius: radius of the targets.
-        q: for unreliable labels, such as `Q`: use generalised cross-entropy (Zhang and Sabuncu, arXiv 1805.07836) in place of the
-            focal one. It bounds a frame's loss, so few wrong labels do not outweigh many right ones. Soft labels are learned
-            sharper than they are.
+        score: logits and labels -> the loss of each score, weighted; None: focal cross-entropy, HiCE's.
     """
     labels, target_displacement = target
     valid = mask[..., None, None].expand_as(labels)
     logits, displacement = torch.where(valid, logits, 0), torch.where(valid, displacement, 0)
-    score = _focal(logits, labels) if q is None else _generalised(logits, labels, q)
+    each = (_focal if score is None else score)(logits, labels)
     within = valid & (labels > 0)
     error = (displacement - target_displacement) / radius
-    return Losses(_mean(score, valid), _mean(error.square(), within))
+    return Losses(_mean(each, valid), _mean(error.square(), within))
 
 
 def _focal(logits: Tensor, labels: Tensor) -> Tensor:
     p = torch.sigmoid(logits)
     p_correct = labels * p + (1 - labels) * (1 - p)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return _weight(labels) * (1 - p_correct) ** GAMMA * cross_entropy
+    return weight(labels) * (1 - p_correct) ** GAMMA * cross_entropy
 
 
-def _generalised(logits: Tensor, labels: Tensor, q: float) -> Tensor:
-    """`(1 - p^q) / q` of each class, weighted by its label. Computed by logarithms: a power of 0 has no gradient."""
-    yes, no = (-torch.expm1(q * F.logsigmoid(sign * logits)) / q for sign in (1, -1))
-    return _weight(labels) * (labels * yes + (1 - labels) * no)
-
-
-def _weight(labels: Tensor) -> Tensor:
+def weight(labels: Tensor) -> Tensor:
+    """How much a label `[...]` counts: events are few."""
     return ALPHA * labels + (1 - ALPHA) * (1 - labels)
 
 

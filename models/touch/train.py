@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -20,9 +21,11 @@ from tocsin.models.touch.loss import Targets, holding, losses, targets
 from tocsin.models.touch.model import Eyes, TouchModel
 from tocsin.models.touch.moving import CHANNELS, FINER, MOTION
 from tocsin.models.touch.network import Tokens, TouchNet
+from tocsin.models.touch.robust import RobustLoss
 from tocsin.models.touch.truth import Miss, Touch
 from tocsin.models.training import Optimization, begin
 from tocsin.models.vision import flow
+from tocsin.models.wrong_labels.labels import Robust
 
 POINTING = 0.05
 """Weight of the displacement loss."""
@@ -44,7 +47,7 @@ class Recipe:
         learning_rate: maximum of the cycle; weight_decay: of AdamW.
         blind: share of windows without hand boxes, so that the network works without a detector.
         cut: share of windows of which up to half is missing at the start or the end, as at the start or a gap of a stream.
-        q: of the generalised cross-entropy, for noisy labels; None: focal loss.
+        robust: how labels that may be wrong are trained on; None: as if all were right.
     """
 
     steps: int = 7000
@@ -53,7 +56,7 @@ class Recipe:
     weight_decay: float = 3e-2
     blind: float = 0.15
     cut: float = 0.25
-    q: float | None = None
+    robust: Robust | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,16 @@ def fit(
         [*targets(clip.touches, len(clip), radius=config.decode.radius), holding(clip.touches, len(clip))]
         for clip in clips
     ]
+    robust = (
+        RobustLoss(
+            [(clip.touches, len(clip)) for clip in clips],
+            recipe.robust,
+            steps=recipe.steps,
+            radius=config.decode.radius,
+        )
+        if recipe.robust
+        else None
+    )
     for step in range(recipe.steps):
         batch = [_window(clips, config.network.window, rng, event=i % 2 == 0) for i in range(recipe.windows)]
         parts = [_piece(clips[clip], truths[clip], at, recipe, rng) for clip, at in batch]
@@ -182,10 +195,12 @@ def fit(
         encoded = net.look(scene.flatten(0, 1), hands.flatten(0, 1), present(boxes).flatten(0, 1), boxes.flatten(0, 1))
         encoded = encoded.unflatten(0, mask.shape)
         prediction, target = net.predict(encoded, mask), Targets(labels, displacement)
+        score = partial(robust.score, batch=batch, mask=mask) if robust else None
         event_losses = losses(
-            prediction.logits, prediction.displacement, target, mask, radius=config.decode.radius, q=recipe.q
+            prediction.logits, prediction.displacement, target, mask, radius=config.decode.radius, score=score
         )
-        holding_loss = F.binary_cross_entropy_with_logits(net.holding(encoded)[mask], holds[mask])
+        held = net.holding(encoded)[mask]
+        holding_loss = (robust.holding if robust else F.binary_cross_entropy_with_logits)(held, holds[mask])
         loss = optimization.step(event_losses.score + POINTING * event_losses.displacement + HOLDING * holding_loss)
         if progress:
             progress(step, loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tocsin.models.touch.loss import Q, Targets, losses, targets
+from tocsin.models.touch.loss import Targets, losses, numbers, targets, weight
+from tocsin.models.touch.robust import RobustLoss
 from tocsin.models.touch.truth import Touch
+from tocsin.models.wrong_labels.labels import Robust
+from tocsin.models.wrong_labels.losses import generalised_cross_entropy, two_classes, two_targets
 
 LENGTH = 20
 TOUCHES = st.lists(
@@ -68,20 +72,30 @@ def test_the_loss_of_scores_is_focal_and_the_mean_over_what_is_there() -> None:
     assert losses(logits, displacement, target, there).score.item() == pytest.approx(sum(terms) / len(terms))
 
 
-def test_generalised_cross_entropy_is_its_formula_and_bounded() -> None:
-    logits, displacement, target, there = given_values()
-    terms = []
-    for z, y in zip(logits[there].flatten().tolist(), target.labels[there].flatten().tolist(), strict=True):
-        p, alpha = 1 / (1 + math.exp(-z)), 0.9 * y + 0.1 * (1 - y)
-        terms.append(alpha * (y * (1 - p**Q) / Q + (1 - y) * (1 - (1 - p) ** Q) / Q))
-    got = losses(logits, displacement, target, there, q=Q)
-    assert got.score.item() == pytest.approx(sum(terms) / len(terms))
-    surely_wrong = torch.full((1, 1, 2, 2), -200.0, requires_grad=True)
-    one = Targets(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
-    score = losses(surely_wrong, torch.zeros(1, 1, 2, 2), one, torch.ones(1, 1, dtype=torch.bool), q=Q).score
-    score.backward()
-    assert score.item() == pytest.approx(0.9 / Q)
-    assert surely_wrong.grad is not None and torch.isfinite(surely_wrong.grad).all()
+def test_the_frames_around_an_event_are_one_label_and_others_none() -> None:
+    touches = [Touch(0, 5, 14), Touch(1, 6, None)]
+    found = numbers(touches, LENGTH, first=3, radius=2)
+    assert found[:, 0, 0].tolist() == [6 if 3 <= frame <= 7 else -1 for frame in range(LENGTH)]
+    assert found[:, 0, 1].tolist() == [7 if 12 <= frame <= 16 else -1 for frame in range(LENGTH)]
+    assert found[:, 1, 0].tolist() == [8 if 4 <= frame <= 8 else -1 for frame in range(LENGTH)]
+    assert (found[:, 1, 1] == -1).all()
+    assert torch.equal(found >= 0, targets(touches, LENGTH, radius=2).labels > 0)
+
+
+def test_the_robust_loss_of_a_window_is_weighted_bounded_and_knows_what_it_saw() -> None:
+    touches = [Touch(0, 5, 14)]
+    robust = RobustLoss([(touches, LENGTH)], Robust(split=None, q=0.7), steps=10, radius=4)
+    labels, mask = targets(touches, LENGTH).labels[None], torch.ones(1, LENGTH, dtype=torch.bool)
+    logits = torch.full((1, LENGTH, 2, 2), -200.0, requires_grad=True)
+    mask[0, 10:] = False  # the release is not seen
+    score = robust.score(logits, labels, batch=[(0, range(LENGTH))], mask=mask)
+    expected = weight(labels) * labels / 0.7  # every event is denied, every frame without one is right
+    torch.testing.assert_close(score, expected)
+    score.sum().backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+    assert robust.labels.seen.tolist() == [True, False]
+    held = robust.holding(torch.tensor([[200.0, -200.0]]), torch.tensor([[1.0, 1.0]]))
+    assert held.item() == pytest.approx(1 / 0.7 / 2)
 
 
 def test_displacement_counts_within_the_radius_alone_in_radii() -> None:
@@ -92,24 +106,28 @@ def test_displacement_counts_within_the_radius_alone_in_radii() -> None:
     torch.testing.assert_close(losses(logits, displacement, target, there).displacement, expected)
 
 
-@pytest.mark.parametrize("q", [None, Q])
-def test_frames_that_are_not_there_count_for_nothing(q: float | None) -> None:
+def _robust(logits: Tensor, labels: Tensor) -> Tensor:
+    return weight(labels) * generalised_cross_entropy(two_classes(logits), two_targets(labels), 0.7)
+
+
+@pytest.mark.parametrize("score", [None, _robust])
+def test_frames_that_are_not_there_count_for_nothing(score: Callable[[Tensor, Tensor], Tensor] | None) -> None:
     results = []
     for content in (0.0, torch.nan, 1e6):
         logits, displacement, target, there = given_values()
         leaves = [torch.where(there[..., None, None], x, content).requires_grad_() for x in (logits, displacement)]
-        got = losses(*leaves, target, there, q=q)
+        got = losses(*leaves, target, there, score=score)
         sum(got).backward()
         results.append([*got, *(leaf.grad for leaf in leaves)])
     for zero, nan, large in zip(*results, strict=True):
         assert torch.equal(zero, nan) and torch.equal(zero, large) and torch.isfinite(zero).all()
     logits, displacement, target, there = given_values()
-    nothing = losses(logits, displacement, target, torch.zeros_like(there), q=q)
+    nothing = losses(logits, displacement, target, torch.zeros_like(there), score=score)
     assert nothing.score == 0 and nothing.displacement == 0
 
 
-@pytest.mark.parametrize("q", [None, Q])
-def test_gradients_are_those_of_finite_differences(q: float | None) -> None:
+@pytest.mark.parametrize("score", [None, _robust])
+def test_gradients_are_those_of_finite_differences(score: Callable[[Tensor, Tensor], Tensor] | None) -> None:
     logits, displacement, target, there = given_values()
     leaves = [x.requires_grad_() for x in (logits, displacement)]
-    assert torch.autograd.gradcheck(lambda *x: tuple(losses(*x, target, there, q=q)), leaves)
+    assert torch.autograd.gradcheck(lambda *x: tuple(losses(*x, target, there, score=score)), leaves)
