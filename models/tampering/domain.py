@@ -28,7 +28,7 @@ RATE = 10.0
 """Frames per second for feeding and evaluation."""
 TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 1, 2, 3
 """Of the series to train on, to validate on, and to test on."""
-ATTACKS = 3
+ATTACKS = 2
 """On each clip for evaluation."""
 CAMERAS, LENGTH = 4, 120
 """Simulated cameras for `evaluate --data sim`, and their frames."""

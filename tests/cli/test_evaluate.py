@@ -163,7 +163,7 @@ COUNTED: dict[str, dict[str, float]] = {
     "occupancy": {"rooms": 1},
     "pose": {"films": 1, "frames": 12},
     "surprise": {"clips": 2, "frames": 22, "seconds": 2.4, "novelties": 1},
-    "tampering": {"clips": 1, "attacks": 3, "frames": 264},
+    "tampering": {"clips": 1, "attacks": 2, "frames": 198},
     "touch": {"clips": 1, "frames": 30, "seconds": 1, "touches": 1},
     "alignment": {"pairs": 2},
 }
