@@ -74,8 +74,8 @@ def measured(some: Iterable[tuple[str, str, list[np.ndarray], list]]) -> Iterato
 def quiet(hours: float, *, rate: float, first: int = 500) -> Iterator[tuple[str, Iterator[np.ndarray], float]]:
     """Fixed simulated cameras that nobody touches, an hour each: name, frames, and hours.
 
-    Every second one is dark, with much grain; every third one is coded with blocks that stay; light changes slowly, and at every
-    fourth one a lamp is switched on.
+    Every second one is dark, with much grain; every third one is coded with blocks that stay for up to 4 s; light changes slowly,
+    and at every fourth one a lamp is switched on.
     """
     for number in range(int(hours)):
         one = Camera.drawn(first + number, frames=round(3600 * rate), size=SIZE)
@@ -86,6 +86,7 @@ def quiet(hours: float, *, rate: float, first: int = 500) -> Iterator[tuple[str,
             grain=8.0 if night else 2.0,
             gain=0.2 if night else 0.9,
             skips=2.5 if number % 3 == 2 else 0.0,
+            refresh=max(1, round(4 * rate)),
             lamp=(round(1800 * rate), 1.3) if number % 4 == 0 else None,
         )
         yield f"{'night' if night else 'day'} {number}", iter(one), 1.0

@@ -52,7 +52,7 @@ class Recipe:
     kinds: float = 0.3
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
-    quantile: float = 0.998
+    quantile: float = 0.995
 
 
 @dataclass(frozen=True)

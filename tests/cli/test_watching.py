@@ -10,7 +10,7 @@ import pytest
 from tests.cli.test_cli import Cli, committed
 from tocsin.deploy.kafka.server import KafkaServer
 
-FRAMES = {"alignment": 60, "damage": 120, "pose": 120}
+FRAMES = {"alignment": 60, "damage": 120, "pose": 120, "tampering": 200}
 """Frames that are fed: as many as it takes until one is kept."""
 OPTIONS = {"alignment": 'pace = "1s"'}
 

@@ -47,7 +47,7 @@ def frozen() -> tuple[pl.DataFrame, list[Any]]:
     """The table and the alerts of a camera that is frozen from `BEGIN` to before `END`."""
     torch.set_num_threads(1)
     frames = attacked("frozen", np.random.default_rng(0), [*GATE], BEGIN, END, []).frames
-    rows, alerts, _ = replay_clip(declared(hold=3, keep_every=4), map(Shot, frames), rate=10)
+    rows, alerts, _ = replay_clip(declared(level=0.8, hold=3, keep_every=4), map(Shot, frames), rate=10)
     return rows.sort("sequence"), alerts
 
 

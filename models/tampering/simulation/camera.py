@@ -36,6 +36,7 @@ class Camera:
         grain: deviation of the sensor's noise at mid brightness, 0 to 255.
         gain: brightness of the light; drift: of its slow change; lamp: frame at which a lamp is switched, and by what factor.
         skips: mean difference below which a block stays as it was in the frame before, as in coded video; 0: none does.
+        refresh: frames from one that is coded whole to the next.
     """
 
     seed: int
@@ -49,6 +50,7 @@ class Camera:
     drift: float = 0.05
     lamp: tuple[int, float] | None = None
     skips: float = 0.0
+    refresh: int = 40
 
     @classmethod
     def drawn(
@@ -69,8 +71,9 @@ class Camera:
             gain=float(rng.uniform(0.12, 0.4) if night else rng.uniform(0.6, 1.3)),
             drift=float(rng.uniform(0, 0.12)),
             skips=float(rng.uniform(1, 4)) if rng.random() < 0.3 else 0.0,
+            refresh=int(rng.integers(5, 60)),
         )
-        if rng.random() < 0.35:
+        if rng.random() < 0.5:
             one = replace(one, lamp=(int(rng.integers(frames // 4, frames)), float(rng.choice([0.6, 0.75, 1.3, 1.6]))))
         return one
 
@@ -97,7 +100,9 @@ class Camera:
             if self.lamp and number >= self.lamp[0]:
                 light *= self.lamp[1]
             picture = self._taken(view * light, bank, rng)
-            before = picture = picture if before is None or not self.skips else _coded(before, picture, self.skips)
+            if before is not None and self.skips and number % self.refresh:
+                picture = _coded(before, picture, self.skips)
+            before = picture
             yield picture
 
     def _taken(self, view: Canvas, bank: Canvas, rng: np.random.Generator) -> Picture:
