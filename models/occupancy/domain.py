@@ -81,11 +81,10 @@ class Occupancy(Domain):
         from tocsin.models.occupancy.config import OccupancyConfig
         from tocsin.models.occupancy.plain import Plain
         from tocsin.models.occupancy.search import apply_settings, best, folds
-        from tocsin.models.occupancy.train import Recipe, candidate, fit, score
-        from tocsin.models.wrong_labels.labels import Robust
+        from tocsin.models.occupancy.train import ROBUST, Recipe, candidate, fit, score
 
         (name, out), progress = run.place("occupancy"), run.progress
-        recipe = Recipe(robust=Robust() if robust else None)
+        recipe = Recipe(robust=ROBUST if robust else None)
         recipe = recipe if steps is None else replace(recipe, steps=steps)
         config, found = OccupancyConfig(features=_features(sensors)), trials.Search([], None)
         sources, minutes = self._rooms(run, config.features, decimal_comma)

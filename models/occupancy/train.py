@@ -25,6 +25,8 @@ from tocsin.models.wrong_labels.labels import Labels, Robust
 from tocsin.models.wrong_labels.losses import two_classes
 
 FRESH = 5 * 60_000  # ms for which the last known truth is valid
+ROBUST = Robust(rest="own")
+"""Against wrong labels. Minutes are many, and what the network says of one is right more often than a label that it rejects."""
 N = TypeVar("N", bound=nn.Module)
 
 

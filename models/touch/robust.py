@@ -13,7 +13,7 @@ from tocsin.models.touch.truth import KINDS, Touch
 from tocsin.models.wrong_labels.labels import Labels, Robust
 from tocsin.models.wrong_labels.losses import cross_entropy, two_classes, two_targets
 
-RECIPE = Robust(start="own", rest="robust")
+RECIPE = Robust(start="own")
 """Events are few. A bounded loss pulls them too little to be learned at all, so training begins with cross-entropy."""
 
 

@@ -48,7 +48,7 @@ class Robust:
     warm: float = 0.15
     start: Literal["robust", "own"] = "robust"
     splits: int = 10
-    rest: Literal["robust", "own"] = "own"
+    rest: Literal["robust", "own"] = "robust"
     memory: float = 0.7
 
     def robust(self, log_p: Tensor, target: Tensor) -> Tensor:
