@@ -1,126 +1,213 @@
 """Revisits: whether what has come into sight was seen before, at the same place.
 
-When an event begins, the running picture of the place is compared with pictures of the places of earlier events. A place counts as
-known when the two pictures agree after some shift, at one of a few scales. What is new there was seen before if it lies where the
-earlier event was, and looks like it.
+When an event begins, the running picture of the place is compared with pictures of the places of earlier events. A place is known
+if the two pictures agree at some shift and scale. What is new there was seen before if it lies where the earlier event was, and
+looks like it. An event is remembered from up to `OF_EVENT` views, since the camera may come back from another side.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-SHARE = 0.35
-"""Least share of a picture that must overlap with another one."""
-SCALES = (0.8, 1.0, 1.25)
-"""Sizes at which a picture is compared with others."""
-NOTHING = -2.0
-"""Similarity to a view that is not there."""
+from tocsin.models.surprise.matching import match, normalised
+from tocsin.models.surprise.network import warped
+
+PLACE, COVER, LOOK = 0.3, 0.4, 0.3
+"""Least of each part of a `Match` at which an event was seen before. Chosen on validation dives."""
+VIEWS = 64
+"""Views that are remembered of a camera."""
+OF_EVENT = 4
+SEEN = 5
+"""Frames of an event after which it is compared, where its place is known."""
+FOLLOWED = 100
+"""Frames for which an event is followed, to remember it from more than one side."""
+STEP = 0.25
+"""Share of the frame by which the picture must have moved from one remembered view of an event to the next."""
+LEAST = 2.0
+"""Tokens that an event must cover to be remembered."""
+SUSPECT = 0.3
+"""Share of the highest surprise of a frame above which a place belongs to the event."""
+SLOW = 600
+"""Frames over which the camera's usual picture is averaged."""
+FINE = 16
+"""Steps of a remembered picture per unit."""
+NEVER = -(1 << 62)
+UNDECIDED, NEW, AGAIN = range(3)
 
 
-class Match(NamedTuple):
-    """How well a picture agrees with each of N views; `[N]` each.
-
-    Args:
-        place: correlation of the two pictures at the best shift and scale.
-        cover: share of the event that lies where the view's event was.
-        look: correlation of the two pictures where the event is.
-    """
-
-    place: Tensor
-    cover: Tensor
-    look: Tensor
-
-
-def normalised(picture: Tensor, usual: Tensor) -> Tensor:
-    """What a picture `[..., C, h, w]` shows beyond what the camera usually shows there, `[C, h, w]`, and less its mean.
-
-    The usual picture has the lamp, the perspective and the water, which are alike at all places.
-    """
-    own = picture - usual
-    return own - own.mean((-2, -1), keepdim=True)
-
-
-def scaled(maps: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Enlarge maps `[B, C, h, w]` about their centre; zeros outside them, and where they are defined, `[B, 1, h, w]`."""
-    theta = torch.tensor([[1 / scale, 0, 0], [0, 1 / scale, 0]], dtype=maps.dtype).expand(len(maps), 2, 3)
-    grid = F.affine_grid(theta, [len(maps), 1, *maps.shape[2:]], align_corners=False)
-    there = F.grid_sample(torch.ones_like(maps[:, :1]), grid, align_corners=False)
-    there = (there > 0.99).to(maps.dtype)
-    return F.grid_sample(maps, grid, align_corners=False) * there, there
-
-
-def correlations(one: Tensor, one_there: Tensor, others: Tensor, others_there: Tensor) -> Tensor:
-    """Normalised cross-correlation of each of S pictures with each of N at all shifts, by Fourier transforms.
-
-    Args:
-        one: `[S, C, h, w]`, zeros where `one_there` `[S, 1, h, w]` is 0.
-        others: `[N, C, h, w]`, as well.
+def blank(channels: int, grid: tuple[int, int]) -> dict[str, Tensor]:
+    """The state of a camera's `Watch` before its first frame.
 
     Returns:
-        `[S, N, 2h, 2w]`; index (i, j) is a shift of the others by i rows and j columns, from 2h / 2 and 2w / 2 on by i - 2h and
-        j - 2w. A shift at which less than `SHARE` of a picture overlaps has `NOTHING`.
+        `usual` `[C, h, w]`, the mean of its pictures; `mask` `[h, w]`, where the event is; `moved` `[2]`, how far the picture has moved
+        since the event was last remembered; and `counts` `[5] int64`.
     """
-    h, w = one.shape[2:]
-    size = (2 * h, 2 * w)
-
-    def of(maps: Tensor) -> Tensor:
-        return torch.fft.rfft2(maps, s=size)
-
-    def back(products: Tensor) -> Tensor:
-        return torch.fft.irfft2(products, s=size)
-
-    a, b = of(one), of(others).conj()
-    product = back(torch.einsum("schw,nchw->snhw", a, b))
-    there, others_of = of(one_there)[:, 0], of(others_there).conj()[:, 0]
-    energy, others_energy = of(one.square().sum(1)), of(others.square().sum(1)).conj()
-    mine, theirs = back(energy[:, None] * others_of), back(there[:, None] * others_energy)
-    overlap = back(there[:, None] * others_of)
-    found = product / (mine.clamp(min=1e-3) * theirs.clamp(min=1e-3)).sqrt()
-    return found.masked_fill(overlap < SHARE * h * w - 0.5, NOTHING)
+    return {
+        "usual": torch.zeros(channels, *grid),
+        "mask": torch.zeros(grid),
+        "moved": torch.zeros(2),
+        "counts": torch.zeros(5, dtype=torch.int64),
+    }
 
 
-def match(picture: Tensor, mask: Tensor, views: Tensor, masks: Tensor, scales: Sequence[float] = SCALES) -> Match:
-    """Compare a picture with views.
+def blank_bank(channels: int, grid: tuple[int, int]) -> dict[str, Tensor]:
+    """A camera's `Bank` before its first event."""
+    return {
+        "views": torch.zeros(VIEWS, channels, *grid, dtype=torch.int8),
+        "masks": torch.zeros(VIEWS, *grid, dtype=torch.uint8),
+        "first": torch.full((VIEWS,), NEVER),
+        "last": torch.full((VIEWS,), NEVER),
+    }
+
+
+class Bank:
+    """What is remembered of a camera's events: up to N views of them.
 
     Args:
-        picture: `[C, h, w]`, see `normalised`; mask: `[h, w]`, 0 to 1, where the event is.
-        views: `[N, C, h, w]`; masks: `[N, h, w]`.
+        state: `views` `[N, C, h, w] int8`, `masks` `[N, h, w] uint8`, and `first` and `last` `[N] int64`, ms: when the event of each
+            view was first seen, and when it was last seen so. `last` is `NEVER` where there is no view. They are changed in place.
     """
-    n, (h, w) = len(views), picture.shape[1:]
-    grown = [scaled(torch.cat([picture, mask[None]])[None], scale) for scale in scales]
-    pictures = torch.cat([g[:, :-1] for g, _ in grown])
-    grown_masks, there = torch.cat([g[0, -1:] for g, _ in grown]), torch.cat([t for _, t in grown])
-    whole = torch.ones(n, 1, h, w)
-    found = correlations(pictures, there, views, whole).permute(1, 0, 2, 3).flatten(1)  # [N, S * 2h * 2w]
-    place, at = found.max(1)
-    covers, looks = [], []
-    for view, its_mask, index in zip(views, masks, at.tolist(), strict=True):
-        scale, index = divmod(index, 4 * h * w)
-        down, right = divmod(index, 2 * w)
-        down, right = (down + h) % (2 * h) - h, (right + w) % (2 * w) - w
-        mine, own = grown_masks[scale], pictures[scale]
-        seen = shifted(torch.cat([view, its_mask[None]]), down, right)
-        covers.append((torch.minimum(mine, seen[-1]).sum() / mine.sum().clamp(min=1e-6)))
-        weight = torch.maximum(mine, seen[-1]) * there[scale, 0] * (seen[:-1].abs().sum(0) > 0)
-        looks.append(_agreement(own, seen[:-1], weight))
-    return Match(place, torch.stack(covers), torch.stack(looks))
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self._state = state
+        self._views, self._masks, self._first, self._last = (state[name] for name in ("views", "masks", "first", "last"))
+        self._found = self._added = False
+
+    def find(self, picture: Tensor, mask: Tensor, before: int) -> tuple[bool, Tensor]:
+        """Look for an event that was last seen before a time, ms.
+
+        Args:
+            picture, mask: as of `match`.
+
+        Returns:
+            Whether the place is known, and the numbers of the views that show the event.
+        """
+        able = ((self._last != NEVER) & (self._last <= before)).nonzero()[:, 0]
+        if not len(able):
+            return False, able
+        found = match(picture, mask, self._views[able].float() / FINE, self._masks[able].float() / 255)
+        known = found.place >= PLACE
+        return bool(known.any()), able[known & (found.cover >= COVER) & (found.look >= LOOK)]
+
+    def seen_again(self, views: Tensor, time: int) -> int:
+        """Note that an event is in sight again, ms. Returns when it was first seen."""
+        self._last[views], self._found = time, True
+        return int(self._first[views].min())
+
+    def add(self, picture: Tensor, mask: Tensor, first: int, time: int) -> None:
+        """Remember a view, in place of the one that was seen least recently."""
+        at = int(self._last.argmin())
+        self._views[at] = (picture * FINE).round().clamp(-127, 127).to(torch.int8)
+        self._masks[at] = (mask * 255).round().to(torch.uint8)
+        self._first[at], self._last[at] = first, time
+        self._added = True
+
+    def changed(self) -> Mapping[str, Tensor]:
+        """The tensors that have changed."""
+        return self._state if self._added else {"last": self._last} if self._found else {}
 
 
-def shifted(maps: Tensor, down: int, right: int) -> Tensor:
-    """Shift maps `[..., h, w]`; zeros come in."""
-    h, w = maps.shape[-2:]
-    padded = F.pad(maps, (max(right, 0), max(-right, 0), max(down, 0), max(-down, 0)))
-    return padded[..., max(-down, 0) : max(-down, 0) + h, max(-right, 0) : max(-right, 0) + w]
+class Frame(NamedTuple):
+    """A frame of a camera.
+
+    Args:
+        time: ms.
+        picture: `[C, h, w]`, the running picture of what is there, from the predictor.
+        warp: `[2, 3]`, and action: `[8]`, the camera's motion into it, as in `Motion`.
+        places: `[h, w]`, the surprise of each place.
+        novel, begins: the verdict.
+        fresh: whether nothing came before it.
+    """
+
+    time: int
+    picture: Tensor
+    warp: Tensor
+    action: Tensor
+    places: Tensor
+    novel: bool
+    begins: bool
+    fresh: bool
 
 
-def _agreement(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
-    """The weighted correlation of two pictures `[C, h, w]`."""
-    product = (weight * one * other).sum()
-    return product / ((weight * one.square()).sum() * (weight * other.square()).sum()).clamp(min=1e-6).sqrt()
+class Watch:
+    """Follows the events of one camera, and tells which of them were seen before.
+
+    Args:
+        state: see `blank`; changed in place.
+        bank: opens the camera's bank, at the first frame that needs it.
+        away: ms for which an event must have been out of sight before it counts as seen again.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], bank: Callable[[], Bank], *, away: int) -> None:
+        self._state, self._open, self._away = state, bank, away
+        self._age, self._verdict, self._since, self._kept, self._frames = state["counts"].tolist()
+
+    @property
+    def since(self) -> int:
+        """When the event was first seen, ms."""
+        return self._since
+
+    def step(self, frame: Frame) -> bool | None:
+        """Whether what is new in the frame was seen before; None: there is no event, or it is not decided yet."""
+        s = self._state
+        self._frames += 1
+        s["usual"].add_((frame.picture - s["usual"]) * max(1 / self._frames, 1 / SLOW))
+        if frame.begins:
+            s["mask"].zero_()
+            s["moved"].zero_()
+            self._age, self._verdict, self._since, self._kept = 0, UNDECIDED, frame.time, 0
+        elif not self._age or frame.fresh:
+            self._age = 0
+            return None
+        self._age += 1
+        self._follow(frame)
+        decided = self._verdict == UNDECIDED and self._decide(frame)
+        if self._due():
+            self._open().add(self._picture(frame), s["mask"], self._since, frame.time)
+            s["moved"].zero_()
+            self._kept += 1
+        if self._age >= FOLLOWED and not frame.novel:
+            self._age = 0
+        return self._verdict == AGAIN if self._verdict != UNDECIDED and (frame.novel or decided) else None
+
+    def _follow(self, frame: Frame) -> None:
+        """Move the event's mask with the picture; its first frames add what is suspect."""
+        mask, moved = self._state["mask"], self._state["moved"]
+        mask.copy_(warped(mask[None, None], frame.warp[None])[0, 0])
+        if self._age <= SEEN:
+            share = frame.places / frame.places.max().clamp(min=1e-6)
+            torch.maximum(mask, ((share - SUSPECT) / (1 - SUSPECT)).clamp(min=0), out=mask)
+        moved.add_(frame.action[:2])
+
+    def _decide(self, frame: Frame) -> bool:
+        """Decide at once where the place is not known; elsewhere when the event has been seen for long enough, or is over."""
+        if 1 < self._age < SEEN and frame.novel:
+            return False
+        bank = self._open()
+        known, views = bank.find(self._picture(frame), self._state["mask"], frame.time - self._away)
+        if self._age == 1:
+            self._verdict = UNDECIDED if known else NEW
+        elif len(views):
+            self._verdict, self._since = AGAIN, bank.seen_again(views, frame.time)
+        else:
+            self._verdict = NEW
+        return self._verdict != UNDECIDED
+
+    def _due(self) -> bool:
+        """Whether the event is to be remembered from this view."""
+        if self._kept >= OF_EVENT or self._age < SEEN or self._age > FOLLOWED:
+            return False
+        moved = bool((self._state["moved"].abs() >= STEP).any())
+        return (moved or not self._kept) and float(self._state["mask"].sum()) >= LEAST
+
+    def _picture(self, frame: Frame) -> Tensor:
+        return normalised(frame.picture, self._state["usual"])
+
+    def state(self) -> Mapping[str, Tensor]:
+        """The state after the last frame."""
+        counts = [self._age, self._verdict, self._since, self._kept, self._frames]
+        return {**self._state, "counts": torch.tensor(counts)}
