@@ -140,7 +140,7 @@ def _pipeline(options: Mapping[str, Any], model: Model | None, encode: Encoding 
         files={"frame": "jpeg"},
         truth=reviewed("novel"),
         model_version=model.version,
-        state_version=4,
+        state_version=3,
         migrate=partial(_migrate, network.config.triage.heads if network.config.triage else 1),
         batch=Batch(rows=64, wait="20ms"),
     )
@@ -194,7 +194,7 @@ class Predict(Stage):
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         cells = state.cells
         places = torch.zeros(len(rows), *self._model.grid)
-        pictures = torch.zeros(len(rows), *self._model.blank(1).predictor.usual.shape[1:])
+        pictures = torch.zeros(len(rows), self._model.config.network.tokens, *self._model.grid)
         outputs = torch.zeros(5, len(rows))
         slots, memory = rows.slots[:0], self._model.blank(0)
         for index in rows.rounds():
@@ -239,13 +239,11 @@ def _results(
 
 
 def _migrate(heads: int, version: int, state: StateDelta) -> StateDelta | None:
-    """Version 3 had no revisits, which start empty. Version 2 had one head of triage: each head goes on from its memory. Version 1 also had no recent course of the score, which
+    """Version 2 had one head of triage: each head goes on from its memory. Version 1 also had no recent course of the score, which
     starts empty.
     """
-    if version not in (1, 2, 3):
+    if version not in (1, 2):
         return None
-    if version == 3:
-        return state
     cells = {name: torch.cat(heads * [t], 1) if name.endswith("/suspects|") else t for name, t in state.cells.items()}
     return replace(state, cells=cells)
 

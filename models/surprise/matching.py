@@ -88,12 +88,13 @@ def match(picture: Tensor, mask: Tensor, views: Tensor, masks: Tensor, scales: S
         picture: `[C, h, w]`, see `normalised`; mask: `[h, w]`, 0 to 1, where the event is.
         views: `[N, C, h, w]`; masks: `[N, h, w]`.
     """
-    n, (h, w) = len(views), picture.shape[1:]
+    h, w = picture.shape[1:]
     grown = [scaled(torch.cat([picture, mask[None]])[None], scale) for scale in scales]
     pictures = torch.cat([g[:, :-1] for g, _ in grown])
     grown_masks, there = torch.cat([g[0, -1:] for g, _ in grown]), torch.cat([t for _, t in grown])
-    whole = torch.ones(n, 1, h, w)
-    found = correlations(pictures, there, views, whole).permute(1, 0, 2, 3).flatten(1)  # [N, S * 2h * 2w]
+    # What is new must not decide where it is: alike things would be laid upon one another.
+    around, theirs = there * (grown_masks[:, None] < WITHIN), (masks[:, None] < WITHIN).to(views.dtype)
+    found = correlations(pictures * around, around, views * theirs, theirs).permute(1, 0, 2, 3).flatten(1)  # [N, S * 2h * 2w]
     place, at = found.max(1)
     covers, looks = [], []
     for view, its_mask, index in zip(views, masks, at.tolist(), strict=True):

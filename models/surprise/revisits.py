@@ -16,7 +16,7 @@ from torch import Tensor
 from tocsin.models.surprise.matching import match, normalised
 from tocsin.models.surprise.network import warped
 
-PLACE, COVER, LOOK = 0.3, 0.4, 0.3
+PLACE, COVER, LOOK = 0.2, 0.2, 0.2
 """Least of each part of a `Match` at which an event was seen before. Chosen on validation dives."""
 VIEWS = 64
 """Views that are remembered of a camera."""
@@ -30,7 +30,7 @@ STEP = 0.25
 LEAST = 2.0
 """Tokens that an event must cover to be remembered."""
 SUSPECT = 0.3
-"""Share of the highest surprise of a frame above which a place belongs to the event."""
+"""Share of an event's highest surprise above which a place belongs to it."""
 SLOW = 600
 """Frames over which the camera's usual picture is averaged."""
 FINE = 16
@@ -43,12 +43,13 @@ def blank(channels: int, grid: tuple[int, int]) -> dict[str, Tensor]:
     """The state of a camera's `Watch` before its first frame.
 
     Returns:
-        `usual` `[C, h, w]`, the mean of its pictures; `mask` `[h, w]`, where the event is; `moved` `[2]`, how far the picture has moved
+        `usual` `[C, h, w]`, the mean of its pictures; `suspects` `[h, w]`, the surprise of each place in the event's
+        first frames, moved with the picture; `moved` `[2]`, how far the picture has moved
         since the event was last remembered; and `counts` `[5] int64`.
     """
     return {
         "usual": torch.zeros(channels, *grid),
-        "mask": torch.zeros(grid),
+        "suspects": torch.zeros(grid),
         "moved": torch.zeros(2),
         "counts": torch.zeros(5, dtype=torch.int64),
     }
@@ -157,7 +158,7 @@ class Watch:
         self._frames += 1
         s["usual"].add_((frame.picture - s["usual"]) * max(1 / self._frames, 1 / SLOW))
         if frame.begins:
-            s["mask"].zero_()
+            s["suspects"].zero_()
             s["moved"].zero_()
             self._age, self._verdict, self._since, self._kept = 0, UNDECIDED, frame.time, 0
         elif not self._age or frame.fresh:
@@ -167,7 +168,7 @@ class Watch:
         self._follow(frame)
         decided = self._verdict == UNDECIDED and self._decide(frame)
         if self._due():
-            self._open().add(self._picture(frame), s["mask"], self._since, frame.time)
+            self._open().add(self._picture(frame), self._mask, self._since, frame.time)
             s["moved"].zero_()
             self._kept += 1
         if self._age >= FOLLOWED and not frame.novel:
@@ -175,12 +176,11 @@ class Watch:
         return self._verdict == AGAIN if self._verdict != UNDECIDED and (frame.novel or decided) else None
 
     def _follow(self, frame: Frame) -> None:
-        """Move the event's mask with the picture; its first frames add what is suspect."""
-        mask, moved = self._state["mask"], self._state["moved"]
+        """Move the surprise of the event with the picture; its first frames add theirs."""
+        mask, moved = self._state["suspects"], self._state["moved"]
         mask.copy_(warped(mask[None, None], frame.warp[None])[0, 0])
-        if self._age <= SEEN:
-            share = frame.places / frame.places.max().clamp(min=1e-6)
-            torch.maximum(mask, ((share - SUSPECT) / (1 - SUSPECT)).clamp(min=0), out=mask)
+        if self._age <= SEEN and frame.novel:
+            torch.maximum(mask, frame.places, out=mask)
         moved.add_(frame.action[:2])
 
     def _decide(self, frame: Frame) -> bool:
@@ -188,7 +188,7 @@ class Watch:
         if 1 < self._age < SEEN and frame.novel:
             return False
         bank = self._open()
-        known, views = bank.find(self._picture(frame), self._state["mask"], frame.time - self._away)
+        known, views = bank.find(self._picture(frame), self._mask, frame.time - self._away)
         if self._age == 1:
             self._verdict = UNDECIDED if known else NEW
         elif len(views):
@@ -202,7 +202,13 @@ class Watch:
         if self._kept >= OF_EVENT or self._age < SEEN or self._age > FOLLOWED:
             return False
         moved = bool((self._state["moved"].abs() >= STEP).any())
-        return (moved or not self._kept) and float(self._state["mask"].sum()) >= LEAST
+        return (moved or not self._kept) and float(self._mask.sum()) >= LEAST
+
+    @property
+    def _mask(self) -> Tensor:
+        """Where the event is, `[h, w]` from 0 to 1: from `SUSPECT` of its highest surprise on."""
+        suspects = self._state["suspects"]
+        return ((suspects / suspects.max().clamp(min=1e-6) - SUSPECT) / (1 - SUSPECT)).clamp(min=0)
 
     def _picture(self, frame: Frame) -> Tensor:
         return normalised(frame.picture, self._state["usual"])

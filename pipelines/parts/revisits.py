@@ -24,7 +24,7 @@ class Revisits(Stage):
         away: ms for which an event must have been out of sight before it counts as seen again.
     """
 
-    numbered = False  # so that the state of later stages keeps its name
+    numbered = False  # snapshots of before have none: it is added to them, and later stages' state keeps its name
 
     def __init__(self, *, channels: int, grid: tuple[int, int], away: int) -> None:
         self._watch, self._bank = blank(channels, grid), blank_bank(channels, grid)
@@ -33,7 +33,7 @@ class Revisits(Stage):
     @property
     def state(self) -> Mapping[str, Declared]:
         parts = {**self._watch, **self._bank}
-        return {name: Cell(tuple(t.shape), t.dtype, t.flatten()[0].item()) for name, t in parts.items()}
+        return {name: Cell(tuple(t.shape), t.dtype, t.flatten()[0].item(), added=True) for name, t in parts.items()}
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         again: list[bool | None] = [None] * len(rows)

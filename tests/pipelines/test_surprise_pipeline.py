@@ -193,6 +193,15 @@ def test_level_and_factor_set_the_sensitivity_and_are_the_models_own_by_default(
     same(own, scored(level=0.0, factor=12.0)[0])  # the test model's own
 
 
+def halves(p: Pipeline, frames: pa.Table) -> list[pa.RecordBatch]:
+    """The first 30 frames and the others, as steps."""
+    batches = [part.combine_chunks().to_batches()[0] for part in (frames.slice(0, 30), frames.slice(30))]
+    with_identity = [
+        _with_identity(p, pa.Table.from_batches([batch]), at) for batch, at in zip(batches, (0, 30), strict=True)
+    ]
+    return [part.combine_chunks().to_batches()[0] for part in with_identity]
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_state_of_a_version_before_goes_on(model: Model, tmp_path: Path, version: int) -> None:
     """Version 1 had no recent course, and both had one head of triage: the stored model's, which it has twice now."""
@@ -202,13 +211,8 @@ def test_state_of_a_version_before_goes_on(model: Model, tmp_path: Path, version
     SurpriseModel(replace(small.config, triage=sizes), small.predictor, small.encoder, triage).save(tmp_path)
     as_before(tmp_path)
     p = declared(Model(tmp_path, "1", "cpu"))
-    frames = table(p, clip("a", 60, fish=(40, 50), seed=3))
-    batches = [part.combine_chunks().to_batches()[0] for part in (frames.slice(0, 30), frames.slice(30))]
+    first, second = halves(p, table(p, clip("a", 60, fish=(40, 50), seed=3)))
     before, whole = Machine(p), Machine(p)
-    with_identity = [
-        _with_identity(p, pa.Table.from_batches([batch]), at) for batch, at in zip(batches, (0, 30), strict=True)
-    ]
-    first, second = (part.combine_chunks().to_batches()[0] for part in with_identity)
     for machine in (before, whole):
         machine.step(first, 0)
     delta = before.delta(full=True)
@@ -225,6 +229,48 @@ def test_state_of_a_version_before_goes_on(model: Model, tmp_path: Path, version
     same(*(pl.DataFrame(pl.from_arrow(results)) for results in (one, other)))
 
 
+def test_a_snapshot_without_revisits_goes_on(model: Model) -> None:
+    p = declared(model)
+    first, second = halves(p, table(p, clip("a", 60, fish=(40, 50), seed=3)))
+    before, after = Machine(p), Machine(p)
+    before.step(first, 0)
+    delta = before.delta(full=True)
+    cells = {name: t for name, t in delta.cells.items() if not name.startswith("Revisits/")}
+    assert 0 < len(cells) < len(delta.cells)
+    after.restore([replace(delta, cells=cells)])
+    one, other = (machine.step(second, 1).results for machine in (after, before))
+    same(*(pl.DataFrame(pl.from_arrow(results)) for results in (one, other)))
+
+
+def flashes(*at: tuple[int, int]) -> list[tuple[str, int, int, np.ndarray]]:
+    """A camera that goes to and fro; something bright lies 12 frames long in its sight, from each frame on, so far from the left."""
+    shots = clip("a", 480)
+    for begin, left in at:
+        for _, frame, _, image in shots[begin : begin + 12]:
+            x = round(150 * (np.sin(begin * 3 / 150) - np.sin(frame * 3 / 150))) + left  # it stays where it is on the ground
+            image[24:44, max(x, 0) : max(x + 26, 0)] = (250, 240, 40)
+    return shots
+
+
+def test_what_was_seen_before_at_the_same_place_rings_only_without_revisits(model: Model) -> None:
+    def rung(*at: tuple[int, int], **options: Any) -> tuple[pl.DataFrame, list[int]]:
+        p = declared(model, away="5s", **options)
+        rows, alerts = replay(p, table(p, flashes(*at)))
+        return rows, [a.data["sequence"] // 10 for a in alerts if a.transition == "raised" and a.rule == "surprise"]
+
+    back = round(np.pi * 50) - 12  # the camera is again where it was at frame 12 + 30
+    same_place, elsewhere = ((30, 40), (back - 30, 40)), ((30, 40), (back + 60, 40))
+    rows, rang = rung(*same_place)
+    assert rang == [3]
+    again = rows.sort("sequence").filter(pl.col("again"))
+    assert len(again) >= 3 and again["sequence"].min() >= back - 30 and again["novel"].any()
+    assert again["since"].n_unique() == 1 and again["since"].dt.epoch("ms")[0] // 1000 == 3
+    assert rows.filter(pl.col("again").is_not_null() & (pl.col("sequence") < 100))["again"].any() is False
+    others, twice = rung(*same_place, revisits=False)
+    assert len(twice) == 2 and others["again"].to_list() == rows["again"].to_list()
+    assert len(rung(*elsewhere)[1]) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
@@ -236,7 +282,7 @@ def test_state_of_a_version_before_goes_on(model: Model, tmp_path: Path, version
         ({"late": "soon"}, "pipelines.surprise.late: expected a whole number, or a duration such as 200ms, got 'soon'"),
         (
             {"keep_evry": 3},
-            "pipelines.surprise: expected one of name, topic, late, roots, keep_every, level, factor, got keep_evry",
+            "pipelines.surprise: expected one of name, topic, late, roots, keep_every, level, factor, revisits, away, got keep_evry",
         ),
     ],
 )

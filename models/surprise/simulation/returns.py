@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from tocsin.models.surprise.simulation.actors import Actor
 from tocsin.models.surprise.simulation.novelties import (
     GAP,
-    LASTS,
     SIGHT,
     SIZES,
     THINGS,
@@ -35,20 +34,20 @@ from tocsin.models.surprise.simulation.scene import Dive, Scene
 from tocsin.models.surprise.simulation.shapes import Sprite
 from tocsin.models.surprise.simulation.vehicle import Path, drive, sway
 
-TRAIN_SEEDS = tuple(range(300, 308))
+
 VALIDATION_SEEDS = tuple(range(800, 808))
-TEST_SEEDS = tuple(range(9100, 9112))
+TEST_SEEDS = tuple(range(9100, 9120))
 """Fixed before anything was tuned. Test dives are for reporting only."""
 
 LEG = 60.0  # s of each way
 TURN = 6.0  # s between them
 AWAY = 30.0  # s out of sight before something is seen again, at least
 OUT = ((1, 2), (2, 4), (1, 2))
-BACK = ((1, 1), (1, 2), (1, 2))
+BACK = ((0, 1), (1, 2), (1, 2))
 """Least and most seeps, things and animals that are first in sight on the way out, and on the way back."""
 SEEP = "bubbles"
 STAYS = (*THINGS, SEEP)
-ATTEMPTS, SEEPS = 300, 120
+ATTEMPTS, SEEPS = 300, 30
 
 
 @dataclass(frozen=True)
@@ -171,22 +170,21 @@ class _Shore:
                 return
 
     def _seep(self, bubble: Sprite, begin: int) -> list[Actor]:
-        """Bubbles that rise from one spot whenever the camera is near."""
+        """Bubbles that rise from one spot for some seconds on each way, when the camera is nearest to it."""
         rng, view = self._rng, self._view
         rows, columns = view.size
-        length = rng.uniform(*SIZES[SEEP])
+        length, lasts = rng.uniform(*SIZES[SEEP]), int(view.rate * rng.uniform(1.0, 5.0))
         spot = view.cameras[begin] @ (rng.uniform(0.15, 0.85) * columns, rng.uniform(0.3, 0.9) * rows, 1)
         spot = spot[:2] / spot[2]
         pixels = np.linalg.solve(view.cameras, np.tile([[*spot, 1]], (len(view.cameras), 1))[..., None])[..., 0]
-        pixels = pixels[:, :2] / np.where(pixels[:, 2:] > 1e-3, pixels[:, 2:], np.inf)
-        near_by = (np.abs(pixels / (columns, rows) - 0.5) < 0.8).all(1)
-        edges = np.flatnonzero(np.diff(near_by, prepend=False, append=False)).tolist()
-        spans = list(zip(edges[::2], edges[1::2], strict=True))
-        if len(spans) > 2 or any(last - first > 2 * LASTS[1] * view.rate for first, last in spans):
-            return []  # it would be in sight too often, or for too long
-        return [
-            actor for first, last in spans for actor in rising(bubble, length, view, spot, first, last - first, rng)
-        ]
+        pixels = pixels[:, :2] / np.where(pixels[:, 2:] > 1e-3, pixels[:, 2:], np.nan)
+        away = np.nan_to_num(np.abs(pixels / (columns, rows) - 0.5).max(1), nan=np.inf)
+        nearest = int(away[: self._out].argmin()), self._back + int(away[self._back :].argmin())
+        actors = []
+        for at in nearest:
+            if away[at] < 0.4:
+                actors += rising(bubble, length, view, spot, at - lasts // 2, lasts, rng)
+        return actors
 
     def _sights(self, kind: str, actors: list[Actor], back: bool) -> list[Sight]:
         """When actors are in sight: once, or on both ways if they stay. Empty if it is unsuitable."""
