@@ -63,7 +63,7 @@ def repeats(events: Sequence[tuple[int, bool]], sights: Sequence[Sight], *, rate
         kind = "repeated" if inside else "false"
         count[kind] += 1
         count[f"{kind}_with"] += not silent
-    new = [sight for sight in sights if rung.get(sight.thing, sight) is sight]
+    new = [sight for sight in sights if sight.first <= rung.get(sight.thing, sight).first]
     return Repeats(**count, found=len(found), found_with=len(found_with), sights=len(new))
 
 

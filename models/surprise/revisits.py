@@ -16,7 +16,7 @@ from torch import Tensor
 from tocsin.models.surprise.matching import match, normalised
 from tocsin.models.surprise.network import warped
 
-PLACE, COVER, LOOK = 0.2, 0.2, 0.2
+PLACE, COVER, LOOK = 0.18, 0.2, 0.2
 """Least of each part of a `Match` at which an event was seen before. Chosen on validation dives."""
 VIEWS = 64
 """Views that are remembered of a camera."""

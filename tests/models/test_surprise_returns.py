@@ -54,10 +54,10 @@ def test_what_lies_there_on_the_way_back_only_is_not_drawn_before(dive: Return) 
             assert sight.first >= dive.back
 
 
-def test_the_same_seed_gives_the_same_frames() -> None:
-    one, other = (Return(5, scene=STILL, leg=20, size=SIZE) for _ in range(2))
-    assert one.novelties == other.novelties
-    for _, a, b in zip(range(5), one, other, strict=False):
+def test_the_same_seed_gives_the_same_frames(dive: Return) -> None:
+    other = Return(5, scene=STILL, leg=40, size=SIZE)
+    assert dive.novelties == other.novelties
+    for _, a, b in zip(range(3), dive, other, strict=False):
         assert np.array_equal(a, b)
 
 
