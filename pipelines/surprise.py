@@ -61,9 +61,9 @@ RESULTS = pa.schema(
     ]
 )
 """Columns of a frame: the number of frames missing before it; its surprise, the level set by the camera's last minutes, and whether
-the frame belongs to an event; whether that was seen before, see `revisits.COLUMNS`; how far the picture has moved, in frame widths; the surprise of each place, in rows from the top;
-the path of the frame in the lake, if it is kept; and whether the camera's last frames are like the training data, and what of them
-is not."""
+the frame belongs to an event; whether that was seen before, see `revisits.COLUMNS`; how far the picture has moved, in frame widths;
+the surprise of each place, in rows from the top; the path of the frame in the lake, if it is kept; and whether the camera's last
+frames are like the training data, and what of them is not."""
 
 
 class SurpriseOptions(CameraOptions):
@@ -82,7 +82,7 @@ class SurpriseOptions(CameraOptions):
     keep_every: int = Field(default=5, ge=1)
     level: float | None = Field(default=None, ge=0)
     factor: float | None = Field(default=None, gt=0)
-    revisits: bool = True
+    revisits: bool = False
     away: Duration = "30s"
 
 

@@ -137,8 +137,8 @@ class Surprise(Domain):
 
         Returns:
             Metrics over all clips, as in `Counted.figures`; `saved_bytes`, the share of the frames' bytes that was not kept; and
-            `parameters`; with `returns`, those of `Repeats`; the metrics of each clip; and those of what the model is compared with,
-            see `compare`.
+            `parameters`; with `returns`, those of `Repeats`; the metrics of each clip; and those of what the model is compared
+            with, see `compare`.
         """
         from tocsin.models.surprise import compare
         from tocsin.models.surprise.baselines import uniform

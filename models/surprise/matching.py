@@ -1,4 +1,4 @@
-"""Compares pictures of places: how well one agrees with others at the best shift and scale, and whether the same thing is in both."""
+"""Compares pictures of places: how well two agree at the best shift and scale, and whether the same thing is in both."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def match(picture: Tensor, mask: Tensor, views: Tensor, masks: Tensor, scales: S
     grown_masks, there = torch.cat([g[0, -1:] for g, _ in grown]), torch.cat([t for _, t in grown])
     # What is new must not decide where it is: alike things would be laid upon one another.
     around, theirs = there * (grown_masks[:, None] < WITHIN), (masks[:, None] < WITHIN).to(views.dtype)
-    found = correlations(pictures * around, around, views * theirs, theirs).permute(1, 0, 2, 3).flatten(1)  # [N, S * 2h * 2w]
+    found = (
+        correlations(pictures * around, around, views * theirs, theirs).permute(1, 0, 2, 3).flatten(1)
+    )  # [N, S * 2h * 2w]
     place, at = found.max(1)
     covers, looks = [], []
     for view, its_mask, index in zip(views, masks, at.tolist(), strict=True):

@@ -43,13 +43,13 @@ def blank(channels: int, grid: tuple[int, int]) -> dict[str, Tensor]:
     """The state of a camera's `Watch` before its first frame.
 
     Returns:
-        `usual` `[C, h, w]`, the mean of its pictures; `suspects` `[h, w]`, the surprise of each place in the event's
-        first frames, moved with the picture; `moved` `[2]`, how far the picture has moved
-        since the event was last remembered; and `counts` `[5] int64`.
+        `usual` `[C, h, w]`, the mean of its pictures; `event` `[h, w]`, the surprise of each place in the event's first frames,
+        moved with the picture; `moved` `[2]`, how far the picture has moved since the event was last remembered; and `counts`
+        `[5] int64`.
     """
     return {
         "usual": torch.zeros(channels, *grid),
-        "suspects": torch.zeros(grid),
+        "event": torch.zeros(grid),
         "moved": torch.zeros(2),
         "counts": torch.zeros(5, dtype=torch.int64),
     }
@@ -69,13 +69,16 @@ class Bank:
     """What is remembered of a camera's events: up to N views of them.
 
     Args:
-        state: `views` `[N, C, h, w] int8`, `masks` `[N, h, w] uint8`, and `first` and `last` `[N] int64`, ms: when the event of each
-            view was first seen, and when it was last seen so. `last` is `NEVER` where there is no view. They are changed in place.
+        state: `views` `[N, C, h, w] int8`, `masks` `[N, h, w] uint8`, and `first` and `last` `[N] int64`, ms: when the event of
+            each view was first seen, and when it was last seen so. `last` is `NEVER` where there is no view. They are changed in
+            place.
     """
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self._state = state
-        self._views, self._masks, self._first, self._last = (state[name] for name in ("views", "masks", "first", "last"))
+        self._views, self._masks, self._first, self._last = (
+            state[name] for name in ("views", "masks", "first", "last")
+        )
         self._found = self._added = False
 
     def find(self, picture: Tensor, mask: Tensor, before: int) -> tuple[bool, Tensor]:
@@ -158,7 +161,7 @@ class Watch:
         self._frames += 1
         s["usual"].add_((frame.picture - s["usual"]) * max(1 / self._frames, 1 / SLOW))
         if frame.begins:
-            s["suspects"].zero_()
+            s["event"].zero_()
             s["moved"].zero_()
             self._age, self._verdict, self._since, self._kept = 0, UNDECIDED, frame.time, 0
         elif not self._age or frame.fresh:
@@ -177,7 +180,7 @@ class Watch:
 
     def _follow(self, frame: Frame) -> None:
         """Move the surprise of the event with the picture; its first frames add theirs."""
-        mask, moved = self._state["suspects"], self._state["moved"]
+        mask, moved = self._state["event"], self._state["moved"]
         mask.copy_(warped(mask[None, None], frame.warp[None])[0, 0])
         if self._age <= SEEN and frame.novel:
             torch.maximum(mask, frame.places, out=mask)
@@ -207,7 +210,7 @@ class Watch:
     @property
     def _mask(self) -> Tensor:
         """Where the event is, `[h, w]` from 0 to 1: from `SUSPECT` of its highest surprise on."""
-        suspects = self._state["suspects"]
+        suspects = self._state["event"]
         return ((suspects / suspects.max().clamp(min=1e-6) - SUSPECT) / (1 - SUSPECT)).clamp(min=0)
 
     def _picture(self, frame: Frame) -> Tensor:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
 import torch
 from torch import Tensor
 
+from tocsin.models.surprise.domain import Surprise
 from tocsin.models.surprise.repeats import Repeats, events, repeats
 from tocsin.models.surprise.revisits import (
     FOLLOWED,
@@ -42,7 +48,9 @@ class Camera:
         for place in range(300):
             self.frame(scene(1000 + place % 25))
 
-    def frame(self, picture: Tensor, *, mask: Tensor | None = None, begins: bool = False, moves: float = 0.0) -> bool | None:
+    def frame(
+        self, picture: Tensor, *, mask: Tensor | None = None, begins: bool = False, moves: float = 0.0
+    ) -> bool | None:
         self.time += 100
         places = torch.full(GRID, 0.01) if mask is None else mask + 0.01
         action = torch.tensor([moves, *[0.0] * 7])
@@ -126,7 +134,12 @@ def test_only_what_has_changed_is_written() -> None:
 
 
 def test_repeats_and_first_sights_are_counted_with_revisits_and_without() -> None:
-    sights = [Sight(10, 20, "crate", 0), Sight(40, 50, "fish", 1), Sight(60, 70, "crate", 2), Sight(110, 120, "crate", 0)]
+    sights = [
+        Sight(10, 20, "crate", 0),
+        Sight(40, 50, "fish", 1),
+        Sight(60, 70, "crate", 2),
+        Sight(110, 120, "crate", 0),
+    ]
     found = events(
         [n in (*range(12, 18), *range(32, 36), *range(45, 50), *range(112, 118), 119) for n in range(130)],
         [True if 47 <= n < 50 or 115 <= n < 118 else None for n in range(130)],
@@ -137,3 +150,20 @@ def test_repeats_and_first_sights_are_counted_with_revisits_and_without() -> Non
     assert counted.figures() == {"repeats_silenced": 0.5, "first_recall": 1 / 3, "first_recall_without": 2 / 3}
     missed = repeats([(112, False)], sights, rate=10)  # it did not ring on the way out: on the way back it is new
     assert missed.repeated == 0 and missed.found == 1 and (missed + counted).sights == 3 + len(sights)
+
+
+def test_the_figures_of_dives_that_come_back_are_added_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Dives:
+        def __init__(self, seed: int, **_: object) -> None:
+            self.novelties = [Sight(1, 3, "crate", 0), Sight(60, 63, "crate", 0)]
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(70))
+
+    novel = [n in (2, 3, 61, 62) for n in range(70)]
+    again = [n == 62 or (None if n > 3 else False) for n in range(70)]
+    monkeypatch.setattr("tocsin.models.surprise.simulation.returns.Return", Dives)
+    domain = Surprise(lambda shots, *_: (pl.DataFrame({"novel": novel[: len([*shots])], "again": again}), [], 0))
+    figures = domain._repeats(tmp_path, "1", 2)
+    assert (figures["repeated"], figures["repeated_with"], figures["found"], figures["sights"]) == (2, 0, 2, 2)
+    assert figures["repeats_silenced"] == 1.0
