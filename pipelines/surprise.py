@@ -19,6 +19,7 @@ from tocsin.models.domain import Shot
 from tocsin.models.surprise.domain import Surprise
 from tocsin.models.surprise.model import Encoding, Memory, SurpriseModel, load
 from tocsin.models.surprise.motion import SIZE, Motion, ego_motion, grey
+from tocsin.pipelines.parts import revisits
 from tocsin.pipelines.parts.cameras import CameraOptions, reviewed
 from tocsin.pipelines.parts.maps import nested
 from tocsin.pipelines.runtime import (
@@ -29,6 +30,7 @@ from tocsin.pipelines.runtime import (
     Cell,
     CellStore,
     Declared,
+    Duration,
     Model,
     Pipeline,
     Rows,
@@ -37,6 +39,7 @@ from tocsin.pipelines.runtime import (
     StepContext,
     Stores,
     frame_fields,
+    milliseconds,
     replay_clip,
 )
 from tocsin.pipelines.runtime.stages import Encode, Familiar, Gaps, Keep, Reorder
@@ -49,6 +52,7 @@ RESULTS = pa.schema(
         pa.field("score", pa.float32(), metadata={"axis": "surprise"}),
         pa.field("level", pa.float32(), metadata={"axis": "surprise"}),
         ("novel", pa.bool_()),
+        *revisits.COLUMNS,
         pa.field("flow", pa.float32(), metadata={"unit": "frame widths"}),
         ("map", pa.list_(pa.list_(pa.float32()))),
         ("frame", pa.string()),
@@ -57,9 +61,9 @@ RESULTS = pa.schema(
     ]
 )
 """Columns of a frame: the number of frames missing before it; its surprise, the level set by the camera's last minutes, and whether
-the frame belongs to an event; how far the picture has moved, in frame widths; the surprise of each place, in rows from the top;
-the path of the frame in the lake, if it is kept; and whether the camera's last frames are like the training data, and what of them
-is not."""
+the frame belongs to an event; whether that was seen before, see `revisits.COLUMNS`; how far the picture has moved, in frame widths;
+the surprise of each place, in rows from the top; the path of the frame in the lake, if it is kept; and whether the camera's last
+frames are like the training data, and what of them is not."""
 
 
 class SurpriseOptions(CameraOptions):
@@ -69,6 +73,8 @@ class SurpriseOptions(CameraOptions):
         keep_every: of an event's frames, one in so many is kept.
         level: the lowest score at which an event begins; None: the model's own. A lower one is more sensitive.
         factor: how many median absolute deviations above its median a camera's score begins an event; None: the model's own.
+        revisits: whether what was seen before at the same place raises no alert.
+        away: time for which it must have been out of sight before it counts as seen again.
     """
 
     name: str = "surprise"
@@ -76,6 +82,8 @@ class SurpriseOptions(CameraOptions):
     keep_every: int = Field(default=5, ge=1)
     level: float | None = Field(default=None, ge=0)
     factor: float | None = Field(default=None, gt=0)
+    revisits: bool = False
+    away: Duration = "30s"
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -111,6 +119,7 @@ def _pipeline(options: Mapping[str, Any], model: Model | None, encode: Encoding 
             Encode(encode or network.encode),
             Ego(lapse=network.config.lapse),
             Predict(network, keep_every=o.keep_every),
+            revisits.Revisits(channels=network.config.network.tokens, grid=network.grid, away=milliseconds(o.away)),
             Keep(when="keep", folder=f"frames/{o.name}", suffix=".jpg", into="frame"),
         ],
         results=RESULTS,
@@ -118,7 +127,7 @@ def _pipeline(options: Mapping[str, Any], model: Model | None, encode: Encoding 
             AlertRule(
                 name="surprise",
                 severity="warning",
-                when=pl.col("novel"),
+                when=~pl.col("again") if o.revisits else pl.col("novel"),
                 data=["sequence", "score", "level", "flow", "map", "frame"],
             ),
             AlertRule(
@@ -168,7 +177,8 @@ class Ego(Stage):
 
 
 class Predict(Stage):
-    """Adds the model's output: `score`, `level`, `novel`, `map`, and `keep`, true for one in so many frames of an event.
+    """Adds the model's output: `score`, `level`, `novel`, `map`, and `keep`, true for one in so many frames of an event; and what
+    `Revisits` takes.
 
     A camera's frames are processed in order, and those of different cameras together.
     """
@@ -184,7 +194,8 @@ class Predict(Stage):
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         cells = state.cells
         places = torch.zeros(len(rows), *self._model.grid)
-        outputs = torch.zeros(4, len(rows))
+        pictures = torch.zeros(len(rows), self._model.config.network.tokens, *self._model.grid)
+        outputs = torch.zeros(5, len(rows))
         slots, memory = rows.slots[:0], self._model.blank(0)
         for index in rows.rounds():
             if not torch.equal(rows.slots[index], slots):  # most rounds have the same cameras
@@ -196,11 +207,13 @@ class Predict(Stage):
             surprise_map, verdict, memory = self._model(memory, rows.tensors["tokens"][index], motion)
             places[index] = surprise_map
             keep = verdict.novel.bool() & ((memory.detector.since - 1) % self._every == 0)
-            outputs[:, index] = torch.stack([verdict.score, verdict.level, verdict.novel.float(), keep.float()])
+            pictures[index] = memory.predictor.usual
+            found = [verdict.score, verdict.level, verdict.novel.float(), verdict.begins.float(), keep.float()]
+            outputs[:, index] = torch.stack(found)
         _store(memory, cells, slots)
-        score, level, novel, keep = outputs
+        score, level, novel, begins, keep = outputs
         fresh = rows.tensors["fresh"].numpy()
-        return rows.with_columns(
+        output = rows.with_columns(
             {
                 "score": pa.array(score.numpy(), mask=fresh),
                 "level": pa.array(level.numpy(), mask=fresh),
@@ -209,6 +222,7 @@ class Predict(Stage):
                 "map": nested(places.numpy()),
             }
         )
+        return output.with_tensors(picture=pictures, places=places, novel=novel.bool(), begins=begins.bool())
 
 
 def _store(memory: Memory, cells: Mapping[str, CellStore], slots: torch.Tensor) -> None:

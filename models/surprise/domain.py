@@ -129,12 +129,16 @@ class Surprise(Domain):
         decimal_comma: DecimalComma = False,
         uncompensated: Annotated[bool, Option("Score the model without the camera's motion, too.")] = False,
         baselines: Annotated[bool, Option("Score baselines, too.")] = False,
+        returns: Annotated[
+            int, Option("Run so many simulated dives that come back, too, to count repeated alerts.", metavar="N")
+        ] = 0,
     ) -> Evaluation:
         """Run the pipeline over clips with a truth, see `tocsin.models.surprise.clips`, or over the simulated test dives.
 
         Returns:
             Metrics over all clips, as in `Counted.figures`; `saved_bytes`, the share of the frames' bytes that was not kept; and
-            `parameters`; the metrics of each clip; and those of what the model is compared with, see `compare`.
+            `parameters`; with `returns`, those of `Repeats`; the metrics of each clip; and those of what the model is compared
+            with, see `compare`.
         """
         from tocsin.models.surprise import compare
         from tocsin.models.surprise.baselines import uniform
@@ -168,6 +172,7 @@ class Surprise(Domain):
             {
                 **total.figures(),
                 **({compare.AT_RECALL: total.figures()["false_per_hour"]} if beside else {}),
+                **(self._repeats(folder, version, returns) if returns else {}),
                 "saved_bytes": 1 - kept_bytes / max(total_bytes, 1),
                 "parameters": model.parameters,
             },
@@ -184,6 +189,19 @@ class Surprise(Domain):
             lines=[_line(name, clip) for name, clip in clips.items()],
             doubt=doubt("surprise", looks),
         )
+
+    def _repeats(self, folder: Path, version: str, count: int) -> dict[str, float | None]:
+        """Figures of the first `count` test dives that come back, with revisits and without."""
+        from tocsin.models.surprise.repeats import Repeats, events, repeats
+        from tocsin.models.surprise.simulation.returns import TEST_SEEDS, Return
+        from tocsin.models.surprise.simulation.scene import TEST
+
+        total = Repeats()
+        for seed in TEST_SEEDS[:count]:
+            dive = Return(seed, scene=TEST, rate=RATE)
+            table, _, _ = self.results(map(Shot, dive), RATE, folder, version, None)
+            total += repeats(events(table["novel"].to_list(), table["again"].to_list()), dive.novelties, rate=RATE)
+        return {**asdict(total), **total.figures()}
 
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
         """Feed a video, a camera's stream or a simulated dive."""

@@ -193,6 +193,15 @@ def test_level_and_factor_set_the_sensitivity_and_are_the_models_own_by_default(
     same(own, scored(level=0.0, factor=12.0)[0])  # the test model's own
 
 
+def halves(p: Pipeline, frames: pa.Table) -> list[pa.RecordBatch]:
+    """The first 30 frames and the others, as steps."""
+    batches = [part.combine_chunks().to_batches()[0] for part in (frames.slice(0, 30), frames.slice(30))]
+    with_identity = [
+        _with_identity(p, pa.Table.from_batches([batch]), at) for batch, at in zip(batches, (0, 30), strict=True)
+    ]
+    return [part.combine_chunks().to_batches()[0] for part in with_identity]
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_state_of_a_version_before_goes_on(model: Model, tmp_path: Path, version: int) -> None:
     """Version 1 had no recent course, and both had one head of triage: the stored model's, which it has twice now."""
@@ -202,13 +211,8 @@ def test_state_of_a_version_before_goes_on(model: Model, tmp_path: Path, version
     SurpriseModel(replace(small.config, triage=sizes), small.predictor, small.encoder, triage).save(tmp_path)
     as_before(tmp_path)
     p = declared(Model(tmp_path, "1", "cpu"))
-    frames = table(p, clip("a", 60, fish=(40, 50), seed=3))
-    batches = [part.combine_chunks().to_batches()[0] for part in (frames.slice(0, 30), frames.slice(30))]
+    first, second = halves(p, table(p, clip("a", 60, fish=(40, 50), seed=3)))
     before, whole = Machine(p), Machine(p)
-    with_identity = [
-        _with_identity(p, pa.Table.from_batches([batch]), at) for batch, at in zip(batches, (0, 30), strict=True)
-    ]
-    first, second = (part.combine_chunks().to_batches()[0] for part in with_identity)
     for machine in (before, whole):
         machine.step(first, 0)
     delta = before.delta(full=True)
@@ -225,18 +229,65 @@ def test_state_of_a_version_before_goes_on(model: Model, tmp_path: Path, version
     same(*(pl.DataFrame(pl.from_arrow(results)) for results in (one, other)))
 
 
+def test_a_snapshot_without_revisits_goes_on(model: Model) -> None:
+    p = declared(model)
+    first, second = halves(p, table(p, clip("a", 60, fish=(40, 50), seed=3)))
+    before, after = Machine(p), Machine(p)
+    before.step(first, 0)
+    delta = before.delta(full=True)
+    cells = {name: t for name, t in delta.cells.items() if not name.startswith("Revisits/")}
+    assert 0 < len(cells) < len(delta.cells)
+    after.restore([replace(delta, cells=cells)])
+    one, other = (machine.step(second, 1).results for machine in (after, before))
+    same(*(pl.DataFrame(pl.from_arrow(results)) for results in (one, other)))
+
+
+def flashes(*begins: int) -> list[tuple[str, int, int, np.ndarray]]:
+    """A camera that goes to and fro. From each of the frames on, something bright lies on the ground for 12 frames."""
+    shots = clip("a", 138)
+    for begin in begins:
+        for _, frame, _, image in shots[begin : begin + 12]:
+            x = round(150 * (np.sin(begin / 50) - np.sin(frame / 50))) + 40
+            image[24:44, max(x, 0) : max(x + 26, 0)] = (250, 240, 40)
+    return shots
+
+
+def test_what_was_seen_before_at_the_same_place_rings_only_without_revisits(model: Model) -> None:
+    def rung(*begins: int, **options: Any) -> tuple[pl.DataFrame, list[int]]:
+        p = declared(model, away="5s", **options)
+        rows, alerts = replay(p, table(p, flashes(*begins)))
+        return rows.sort("sequence"), [a.data["sequence"] for a in alerts if a.transition == "raised"]
+
+    back = 127  # the camera sees what it saw at frame 30
+    rows, rang = rung(30, back, revisits=True)
+    assert 30 in rang and max(rang) < back
+    again = rows.filter(pl.col("again"))
+    assert (
+        len(again)
+        and again["sequence"].min() == back + 4
+        and again["since"].dt.epoch("ms").unique().to_list() == [3000]
+    )
+    assert rows.filter(sequence=30)["again"].item() is False  # no place is known yet: it is decided at once
+    assert rows.filter(pl.col("novel") & (pl.col("sequence") >= back))["again"].to_list()[:4] == [None] * 4
+    others, all_of_them = rung(30, back)
+    assert others["again"].equals(rows["again"]) and {*all_of_them} - {*rang} == {back}
+    assert any(90 <= at < 102 for at in rung(30, 90, revisits=True)[1])  # the same thing at another place
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
         ({"level": -1}, "pipelines.surprise.level: expected greater than or equal to 0, got -1; correct tocsin.toml"),
         ({"level": "high"}, "pipelines.surprise.level: expected a valid number, got 'high'; correct tocsin.toml"),
         ({"factor": 0}, "pipelines.surprise.factor: expected greater than 0, got 0; correct tocsin.toml"),
+        ({"away": "-1s"}, "pipelines.surprise.away: expected"),
         ({"keep_every": 0}, "pipelines.surprise.keep_every: expected greater than or equal to 1, got 0"),
         ({"roots": "/frames"}, "pipelines.surprise.roots: expected a valid list, got '/frames'"),
         ({"late": "soon"}, "pipelines.surprise.late: expected a whole number, or a duration such as 200ms, got 'soon'"),
         (
             {"keep_evry": 3},
-            "pipelines.surprise: expected one of name, topic, late, roots, keep_every, level, factor, got keep_evry",
+            "pipelines.surprise: expected one of name, topic, late, roots, keep_every, level, factor, revisits, away, "
+            "got keep_evry",
         ),
     ],
 )

@@ -107,49 +107,60 @@ def appear(
                 # Try another kind: the camera may pass no place where this one is in sight for long enough.
                 if attempt % 40 == 0:
                     kind = str(rng.choice(kinds))
-                    sprites = [_sprite(kind, cutouts, rng) for _ in range(2)]
-                actors = _actors(kind, sprites, view, sways, int(rng.integers(low, max(high, low + 1))), rng)
-                novelty = _interval(kind, actors, view)
-                if novelty and not any(_near(novelty, other, GAP * view.rate) for other, _ in found):
+                    sprites = [sprite(kind, cutouts, rng) for _ in range(2)]
+                actors = place(kind, sprites, view, sways, int(rng.integers(low, max(high, low + 1))), rng)
+                novelty = sighting(kind, visible_share(actors, view), view.rate)
+                if novelty and not any(near(novelty, other, GAP * view.rate) for other, _ in found):
                     found.append((novelty, actors))
                     break
     return sorted(found, key=lambda pair: pair[0].first)
 
 
-def _sprite(kind: str, cutouts: Mapping[str, Sequence[Sprite]], rng: np.random.Generator) -> Sprite:
+def sprite(kind: str, cutouts: Mapping[str, Sequence[Sprite]], rng: np.random.Generator) -> Sprite:
+    """Draw one individual of a kind, or choose a cut-out of it."""
     if kind in cutouts:
         return cutouts[kind][int(rng.integers(len(cutouts[kind])))]
     return paint({"school": "fish", "bubbles": "bubble"}.get(kind, kind), rng)
 
 
-def _near(one: Novelty, other: Novelty, gap: float) -> bool:
+def near(one: Novelty, other: Novelty, gap: float) -> bool:
+    """Whether fewer than `gap` frames lie between two novelties."""
     return one.first <= other.last + gap and other.first <= one.last + gap
 
 
-def _interval(kind: str, actors: list[Actor], view: View) -> Novelty | None:
-    """The interval in which they are in sight; None if it is unsuitable.
+def visible_share(actors: Sequence[Actor], view: View) -> Array:
+    """The share of the picture that actors fill together in each frame, `[T]`, reduced by haze."""
+    shares = [actor.visible_share(len(view.cameras), view.size, view.haze) for actor in actors]
+    return np.asarray(np.sum(shares, axis=0), np.float64)
 
-    They must be in sight once, for a time within `LASTS`, after `SETTLED`, and no longer in the last frame.
+
+def sighting(kind: str, share: Array, rate: float) -> Novelty | None:
+    """The interval in which something is in sight; None if it is unsuitable.
+
+    It must be in sight once, for a time within `LASTS`, after `SETTLED`, and no longer in the last frame.
+
+    Args:
+        share: of the picture that it fills in each frame, `[T]`.
+        rate: frames a second.
     """
-    count = len(view.cameras)
-    share = np.sum([actor.visible_share(count, view.size, view.haze) for actor in actors], axis=0)
     frames = np.flatnonzero(share >= SIGHT)
     if not len(frames):
         return None
     first, last = int(frames[0]), int(frames[-1])
-    seconds = (last + 1 - first) / view.rate
-    broken = len(frames) < last + 1 - first and np.diff(frames).max() > 0.7 * view.rate
-    outside = np.delete(share, slice(max(first - int(view.rate), 0), last + int(view.rate) + 1))
-    if broken or not LASTS[0] <= seconds <= LASTS[1] or first < SETTLED * view.rate or last >= count - 1:
+    seconds = (last + 1 - first) / rate
+    broken = len(frames) < last + 1 - first and np.diff(frames).max() > 0.7 * rate
+    outside = np.delete(share, slice(max(first - int(rate), 0), last + int(rate) + 1))
+    if broken or not LASTS[0] <= seconds <= LASTS[1] or first < SETTLED * rate or last >= len(share) - 1:
         return None
     if share.max() < 1.6 * SIGHT or (outside > 0.3 * SIGHT).any():  # hardly visible, or partly visible for much longer
         return None
     return Novelty(first, last, kind)
 
 
-def _actors(
+def place(
     kind: str, sprites: list[Sprite], view: View, sways: Array, begin: int, rng: np.random.Generator
 ) -> list[Actor]:
+    """Place one novelty in the scene so that it may be in sight from frame `begin` on; `sways` are the view's."""
     length = rng.uniform(*SIZES.get(kind, CUT_OUT))
     if kind in THINGS or (kind not in SIZES and not sprites[0].bend):
         return [_lying(sprites[0], length, view, begin, rng)]
@@ -279,11 +290,18 @@ def _lying(sprite: Sprite, length: float, view: View, begin: int, rng: np.random
 
 def _rising(sprite: Sprite, length: float, view: View, begin: int, rng: np.random.Generator) -> list[Actor]:
     rows, columns = view.size
-    count = len(view.cameras)
     pixel = np.array([rng.uniform(0.15, 0.85) * columns, rng.uniform(0.5, 1.0) * rows, 1])
-    place = view.cameras[begin] @ pixel
-    at, _, distance = _spots(view, place[:2] / place[2])
+    spot = view.cameras[begin] @ pixel
     duration = int(view.rate * rng.uniform(1.0, 6.0))
+    return rising(sprite, length, view, spot[:2] / spot[2], begin, duration, rng)
+
+
+def rising(
+    sprite: Sprite, length: float, view: View, spot: Array, begin: int, duration: int, rng: np.random.Generator
+) -> list[Actor]:
+    """Bubbles that rise from a spot on the plane, `[2]`; they come out of it in `duration` frames from `begin` on."""
+    count = len(view.cameras)
+    at, _, distance = _spots(view, spot)
     bubbles, pace = [], rng.uniform(45, 90)
     for birth in np.sort(
         rng.uniform(begin, begin + duration, int(duration / view.rate * rng.uniform(14, 28)) + 4)

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tocsin.models.surprise.simulation import bottom
+from tocsin.models.surprise.simulation.actors import Actor
 from tocsin.models.surprise.simulation.life import Life
 from tocsin.models.surprise.simulation.novelties import Novelty, View, appear
-from tocsin.models.surprise.simulation.vehicle import drive
+from tocsin.models.surprise.simulation.vehicle import Path, drive
 from tocsin.models.surprise.simulation.water import Water, wrapped
 
 TRAIN_SEEDS = tuple(range(100, 140))
@@ -141,12 +142,12 @@ class Dive:
         size: tuple[int, int] = (180, 320),
         scene: Scene | None = None,
     ) -> None:
-        scene = scene or scene_of(seed)
+        self._scene = scene = scene or scene_of(seed)
         count = max(1, round(seconds * rate))
         path_rng, ground_rng, water_rng, life_rng, novelty_rng = (
             np.random.default_rng((seed, part)) for part in range(5)
         )
-        path = drive(count, rate, path_rng, speed=scene.speed, jerks=scene.jerks, tilt=scene.tilt)
+        path = self._drive(count, rate, path_rng)
         self.size, self.quality = size, scene.quality
         self.times, self.motion = np.arange(count) / rate, path.motion(size)
         self._cameras = path.cameras(size)
@@ -167,14 +168,20 @@ class Dive:
         )
         tall = np.linspace(-1, 1, size[0])
         self._distances = (path.altitude[:, None] / (1 + path.tilt * tall)).astype(np.float32)
-        appearances = appear(
-            View(self._cameras, size, rate, haze), novelty_rng, kinds=scene.kinds, often=scene.often, empty=scene.empty
-        )
+        appearances = self._appear(View(self._cameras, size, rate, haze), novelty_rng)
         self.novelties = tuple(novelty for novelty, _ in appearances)
         self._actors = sorted(
             (actor for _, actors in appearances for actor in actors),
             key=lambda actor: (not actor.floor, -actor.distance.min()),
         )
+
+    def _drive(self, count: int, rate: float, rng: np.random.Generator) -> Path:
+        """Draw the camera's path."""
+        return drive(count, rate, rng, speed=self._scene.speed, jerks=self._scene.jerks, tilt=self._scene.tilt)
+
+    def _appear(self, view: View, rng: np.random.Generator) -> list[tuple[Novelty, list[Actor]]]:
+        """Draw what is new, in order."""
+        return appear(view, rng, kinds=self._scene.kinds, often=self._scene.often, empty=self._scene.empty)
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         for frame, camera in enumerate(self._cameras):

@@ -89,6 +89,21 @@ def drive(
         steps[frame] = velocity[:3] * speed / rate
         height += (velocity[3] * speed - 0.08 * height) / rate  # the pilot holds an altitude
         heights[frame] = height
+    offsets = sway(count, rate, rng, speed=speed, jerks=jerks)
+    heading = rng.uniform(-0.3, 0.3) + np.cumsum(steps[:, 2]) + offsets[:, 2]
+    cos, sin = np.cos(heading), np.sin(heading)
+    ahead = np.stack([cos * steps[:, 0] - sin * steps[:, 1], sin * steps[:, 0] + cos * steps[:, 1]], 1)
+    place = rng.uniform(0, 1000, 2) + np.cumsum(ahead, axis=0) + offsets[:, :2]
+    altitude = np.clip(rng.uniform(0.85, 1.2) * np.exp(heights + offsets[:, 3]), 0.5, 2.2)
+    return Path(place, heading, altitude, rng.uniform(*tilt))
+
+
+def sway(count: int, rate: float, rng: np.random.Generator, *, speed: float, jerks: float) -> Array:
+    """Draw how the water moves a vehicle off its course: swell, shaking and knocks.
+
+    Returns:
+        `[count, 4]` float64: right and down (units), turn (rad), and the logarithm of the altitude.
+    """
     seconds = np.arange(count) / rate
     swell = np.zeros((count, 4))
     for column, amplitude in enumerate((5.0, 5.0, 0.035, 0.02)):
@@ -98,13 +113,7 @@ def drive(
             )
     shake = speed * rng.standard_normal((count, 4)) * (0.4, 0.4, 0.003, 0.002)
     knocks = _knocks(seconds, jerks * count / rate / 60, rng)
-    offsets = swell + shake + knocks
-    heading = rng.uniform(-0.3, 0.3) + np.cumsum(steps[:, 2]) + offsets[:, 2]
-    cos, sin = np.cos(heading), np.sin(heading)
-    ahead = np.stack([cos * steps[:, 0] - sin * steps[:, 1], sin * steps[:, 0] + cos * steps[:, 1]], 1)
-    place = rng.uniform(0, 1000, 2) + np.cumsum(ahead, axis=0) + offsets[:, :2]
-    altitude = np.clip(rng.uniform(0.85, 1.2) * np.exp(heights + offsets[:, 3]), 0.5, 2.2)
-    return Path(place, heading, altitude, rng.uniform(*tilt))
+    return swell + shake + knocks
 
 
 def _target_velocities(count: int, rate: float, rng: np.random.Generator) -> NDArray[np.float64]:
