@@ -140,7 +140,7 @@ class Rigs(Domain):
             name: evaluate.figures(evaluate.scored(cases, lambda a, b, m=method: (m(a, b), 1.0)))  # type: ignore[misc]
             for name, method in BASELINES.items()
         }
-        watched, rigs = _watched(self.results, folder, version, hours) if hours else ({}, {})
+        watched, rigs = _watched(self.results, folder, version, hours, least) if hours else ({}, {})
         return Evaluation(
             {**evaluate.figures(scores, confident=least), **watched, "parameters": model.parameters},
             {"pairs": parts, **({"rigs": rigs} if rigs else {})},
@@ -295,8 +295,13 @@ def _watched(
     folder: Path,
     version: str,
     hours: int,
+    least: float,
 ) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
-    """Run simulated rigs through the pipeline; the second camera of each is pushed after three quarters of its pairs."""
+    """Run simulated rigs through the pipeline; the second camera of each is pushed after three quarters of its pairs.
+
+    Args:
+        least: confidence of a pair that counts as confident.
+    """
     import numpy as np
 
     from tocsin.models.alignment.simulation.rig import Move, Rig
@@ -308,7 +313,7 @@ def _watched(
         table, begins = results(shots(rig, every=EVERY_S), folder, version)
         early = sum(begin < at for begin in begins)
         delay = next((begin - at for begin in begins if begin >= at), None)
-        confident = table["shift"].count() / max(len(table), 1)
+        confident = float((table["confidence"] >= least).mean() or 0)  # type: ignore[arg-type]
         rigs[str(seed)] = {"delay": delay, "false": early, "confident": confident}
         delays += [] if delay is None else [delay]
         false += early
