@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from tocsin.models.damage import closer
-from tocsin.models.damage.frames import batch, lost, scaled
+from tocsin.models.damage.frames import batch, lost
 from tocsin.models.damage.model import SHIPPED, DamageModel, load
 from tocsin.models.damage.pictures import labelled
 from tocsin.models.damage.simulation.frames import frame
 from tocsin.models.ranking import auroc
+from tocsin.models.vision.picture import scaled
 from tocsin.operators.budget import least_sure, refine
 
 BUDGETS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)

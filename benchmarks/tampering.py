@@ -21,7 +21,7 @@ from tocsin.models.tampering.baselines import baselines
 from tocsin.models.tampering.config import TamperingConfig
 from tocsin.models.tampering.domain import RATE
 from tocsin.models.tampering.evaluate import Scored, by_kind, figures
-from tocsin.models.tampering.footage import LARGE, clips, scaled, sent, simulated
+from tocsin.models.tampering.footage import LARGE, clips, sent, simulated
 from tocsin.models.tampering.measures import SIZE, grey
 from tocsin.models.tampering.memory import Evidence
 from tocsin.models.tampering.model import TamperingModel, load
@@ -30,6 +30,7 @@ from tocsin.models.tampering.samples import CLEAN, WARM, Series, drawn, evidence
 from tocsin.models.tampering.simulation.attacks import KINDS, UNSEEN, attacked
 from tocsin.models.tampering.simulation.camera import Camera
 from tocsin.models.tampering.train import HOLD, Lessons, Recipe, judged, lessons, train
+from tocsin.models.vision.picture import scaled
 from tocsin.models.vision.video import read
 
 FORMS = {

@@ -55,6 +55,26 @@ class Outcome(Protocol):
 
 
 R = TypeVar("R", bound=Outcome)
+
+
+@dataclass(frozen=True)
+class Fitted(Generic[M]):
+    """The model of one seed, and its figures on validation data.
+
+    Args:
+        by: the figure by which seeds are compared.
+    """
+
+    model: M
+    figures: Mapping[str, float]
+    by: str
+
+    @property
+    def score(self) -> float:
+        """The figure by which seeds are compared."""
+        return self.figures[self.by]
+
+
 Report = Callable[[int, float], None]
 """Called with each step of a training and its loss."""
 

@@ -20,7 +20,7 @@ from tocsin.models.damage.model import DamageModel, Finding, load
 from tocsin.models.damage.network import DAMAGES
 from tocsin.models.vision import flow
 from tocsin.models.vision.picture import decode_jpeg, shape_of
-from tocsin.pipelines.parts.cameras import CameraOptions, reviewed
+from tocsin.pipelines.parts.cameras import OUT_OF_DOMAIN, CameraOptions, reviewed
 from tocsin.pipelines.parts.maps import nested
 from tocsin.pipelines.runtime import (
     FACTS,
@@ -137,12 +137,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 hold=o.hold,
                 data=["sequence", "kind", "extent", "growth", "moved", "place", "map", "frame"],
             ),
-            AlertRule(
-                name="out_of_domain",
-                severity="warning",
-                when=~pl.col("in_domain"),
-                data=["sequence", "unlike"],
-            ),
+            OUT_OF_DOMAIN,
         ],
         files={"frame": "jpeg"},
         truth=reviewed("damaged"),

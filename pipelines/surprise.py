@@ -20,7 +20,7 @@ from tocsin.models.surprise.domain import Surprise
 from tocsin.models.surprise.model import Encoding, Memory, SurpriseModel, load
 from tocsin.models.surprise.motion import SIZE, Motion, ego_motion, grey
 from tocsin.pipelines.parts import revisits
-from tocsin.pipelines.parts.cameras import CameraOptions, reviewed
+from tocsin.pipelines.parts.cameras import OUT_OF_DOMAIN, CameraOptions, reviewed
 from tocsin.pipelines.parts.maps import nested
 from tocsin.pipelines.runtime import (
     FACTS,
@@ -119,7 +119,7 @@ def _pipeline(options: Mapping[str, Any], model: Model | None, encode: Encoding 
             Encode(encode or network.encode),
             Ego(lapse=network.config.lapse),
             Predict(network, keep_every=o.keep_every),
-            revisits.Revisits(channels=network.config.network.tokens, grid=network.grid, away=milliseconds(o.away)),
+            _revisits(network, o),
             Keep(when="keep", folder=f"frames/{o.name}", suffix=".jpg", into="frame"),
         ],
         results=RESULTS,
@@ -130,12 +130,7 @@ def _pipeline(options: Mapping[str, Any], model: Model | None, encode: Encoding 
                 when=~pl.col("again") if o.revisits else pl.col("novel"),
                 data=["sequence", "score", "level", "flow", "map", "frame"],
             ),
-            AlertRule(
-                name="out_of_domain",
-                severity="warning",
-                when=~pl.col("in_domain"),
-                data=["sequence", "unlike"],
-            ),
+            OUT_OF_DOMAIN,
         ],
         files={"frame": "jpeg"},
         truth=reviewed("novel"),
@@ -144,6 +139,12 @@ def _pipeline(options: Mapping[str, Any], model: Model | None, encode: Encoding 
         migrate=partial(_migrate, network.config.triage.heads if network.config.triage else 1),
         batch=Batch(rows=64, wait="20ms"),
     )
+
+
+def _revisits(network: SurpriseModel, o: SurpriseOptions) -> Stage:
+    if not o.revisits:
+        return revisits.Unknown()
+    return revisits.Revisits(channels=network.config.network.tokens, grid=network.grid, away=milliseconds(o.away))
 
 
 class Ego(Stage):
@@ -232,10 +233,15 @@ def _store(memory: Memory, cells: Mapping[str, CellStore], slots: torch.Tensor) 
 
 
 def _results(
-    shots: Iterable[Shot], rate: float, folder: Path, version: str, encode: Encoding | None
+    shots: Iterable[Shot],
+    rate: float,
+    folder: Path,
+    version: str,
+    options: Mapping[str, Any],
+    encode: Encoding | None = None,
 ) -> tuple[pl.DataFrame, list[int], int]:
-    table, alerts, size = replay_clip(_pipeline({}, Model(folder, version, "auto"), encode), shots, rate=rate)
-    return table, [alert.data["sequence"] for alert in alerts if alert.transition == "raised"], size
+    table, alerts, size = replay_clip(_pipeline(options, Model(folder, version, "auto"), encode), shots, rate=rate)
+    return table, [a.data["sequence"] for a in alerts if a.rule == "surprise" and a.transition == "raised"], size
 
 
 def _migrate(heads: int, version: int, state: StateDelta) -> StateDelta | None:

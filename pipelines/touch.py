@@ -20,7 +20,7 @@ from tocsin.models.touch.domain import Touch
 from tocsin.models.touch.hands import FINDER, JOINTS, NONE, FoundHand, HandDetector, joints_are_found, sided
 from tocsin.models.touch.model import TouchModel, load
 from tocsin.models.touch.truth import HANDS, KINDS
-from tocsin.pipelines.parts.cameras import SPAN, CameraOptions
+from tocsin.pipelines.parts.cameras import OUT_OF_DOMAIN, SPAN, CameraOptions
 from tocsin.pipelines.runtime import (
     FACTS,
     NEVER,
@@ -154,12 +154,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 )
                 for hand in HANDS
             ),
-            AlertRule(
-                name="out_of_domain",
-                severity="warning",
-                when=~pl.col("in_domain"),
-                data=["sequence", "unlike"],
-            ),
+            OUT_OF_DOMAIN,
         ],
         files={"frame": "jpeg"},
         truth=Truth(schema=REVIEW, key="camera", event_time="start", score=_live_scores),

@@ -65,7 +65,7 @@ class Rigs(Domain):
         from tocsin.models.alignment.model import AlignmentModel
         from tocsin.models.alignment.train import Recipe, fit
         from tocsin.models.alignment.trust import trusted
-        from tocsin.models.attempts import Attempt, each_seed, keep
+        from tocsin.models.attempts import Attempt, Fitted, each_seed, keep
 
         place, recipe, config = run.place("alignment"), Recipe(), AlignmentConfig()
         recipe = replace(recipe, steps=recipe.steps if steps is None else steps)
@@ -74,11 +74,11 @@ class Rigs(Domain):
         cases = list(evaluate.simulated(seeds, size, each=EACH))
         strange = list(evaluate.strangers(seeds, size, count=len(cases) // 3))
 
-        def trained(seed: int, report: Callable[[int, float], None]) -> _Outcome:
+        def trained(seed: int, report: Callable[[int, float], None]) -> Fitted[AlignmentModel]:
             model = AlignmentModel(config, fit(stills, config.network, recipe, seed=seed, progress=report))
             model = trusted(model, cases, strange)
             found = evaluate.figures(evaluate.scored(cases, evaluate.by_model(model)))
-            return _Outcome(model, {name: float(value or 0.0) for name, value in found.items()})
+            return Fitted(model, {name: float(value or 0.0) for name, value in found.items()}, by="within_3")
 
         _, attempts = each_seed(
             run,
@@ -166,18 +166,6 @@ class Rigs(Domain):
         if all("://" in view for view in views):
             return Feed(shots=_live(views, pace), rate=2 * pace, live=True)
         return Feed(shots=_together(views, pace), rate=2 * pace, views=2)
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What the training of a seed came to."""
-
-    model: AlignmentModel
-    figures: Mapping[str, float]
-
-    @property
-    def score(self) -> float:
-        return self.figures["within_3"]
 
 
 def shots(rig: Rig, *, every: float | None = None) -> Iterator[Shot]:

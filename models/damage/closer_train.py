@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tocsin.models.damage.closer import Closer
-from tocsin.models.damage.frames import CELL, batch, lost, scaled
+from tocsin.models.damage.frames import CELL, batch, lost
 from tocsin.models.damage.lessons import targets
 from tocsin.models.damage.model import DamageModel
 from tocsin.models.damage.simulation.frames import frame
 from tocsin.models.damage.train import Recipe
 from tocsin.models.training import Optimization, begin
+from tocsin.models.vision.picture import scaled
 
 LOOKS = 6
 """Patches of a frame that are looked at closely in training, half of them damaged ones if there are."""

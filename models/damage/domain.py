@@ -49,12 +49,12 @@ class Damage(Domain):
         Raises:
             ValueError: there are no pictures.
         """
-        from tocsin.models.attempts import each_seed, keep
+        from tocsin.models.attempts import Fitted, each_seed, keep
         from tocsin.models.damage.closer import Closer
         from tocsin.models.damage.closer_train import fit_closer, glances
         from tocsin.models.damage.config import DamageConfig
         from tocsin.models.damage.model import DamageModel
-        from tocsin.models.damage.train import Outcome, Recipe, Report, fit
+        from tocsin.models.damage.train import Recipe, Report, fit
         from tocsin.models.damage.trunk import Trunk
         from tocsin.models.trained import placed
         from tocsin.models.wrong_labels.labels import Robust
@@ -69,13 +69,13 @@ class Damage(Domain):
         lessons, weights, unseen, real = _lessons(run, folders, recipe, trunk)
         usual = _appearance(folders)
 
-        def one(seed: int, report: Report) -> Outcome:
+        def one(seed: int, report: Report) -> Fitted[DamageModel]:
             config = DamageConfig(appearance=usual)
             network = fit(lessons, weights, config, recipe, seed=seed, report=report)
             model = DamageModel(config, network, Closer(config.network.width), trunk)
             closer = fit_closer(model, glances(model, real, recipe.frames, seed=TRAIN_SEED), recipe, seed=seed)
             model = DamageModel(config, network, closer, trunk)
-            return Outcome(model, _figures(model, unseen))
+            return Fitted(model, _figures(model, unseen), by="macro_f1")
 
         def line(figures: dict[str, float]) -> str:
             return f": macro-F1 {figures['macro_f1']:.3f} on validation pictures"

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tocsin.models.damage.trunk import CELL, MULTIPLE
+from tocsin.models.vision.picture import Picture
 from tocsin.operators.budget import spread
 
-Picture = NDArray[np.uint8]
 PATCH = 256
 """Pixels of a patch's side in the close look."""
 
@@ -58,15 +57,6 @@ def plan(shape: tuple[int, int], *, small: int, large: int, finest: int) -> Plan
 
 def _multiple(length: float) -> int:
     return max(2 * MULTIPLE, MULTIPLE * round(length / MULTIPLE))
-
-
-def scaled(picture: Picture, size: tuple[int, int]) -> Picture:
-    """A picture in another size, rows and columns."""
-    if picture.shape[:2] == size:
-        return picture
-    shrinks = picture.shape[0] >= size[0] and picture.shape[1] >= size[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(picture, size[::-1], interpolation=method), np.uint8)
 
 
 def batch(pictures: list[Picture]) -> Tensor:

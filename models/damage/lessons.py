@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tocsin.models.damage.frames import batch, scaled
+from tocsin.models.damage.frames import batch
 from tocsin.models.damage.network import CLASSES, DAMAGES
 from tocsin.models.damage.simulation.camera import taken
 from tocsin.models.damage.simulation.flaws import FLAWS, distraction
 from tocsin.models.damage.simulation.walls import stepped, wall
 from tocsin.models.damage.trunk import CELL, Seen, Trunk
+from tocsin.models.vision.picture import Picture, scaled
 
 SHAPES = ((224, 224), (160, 320), (320, 160), (112, 448), (448, 112))
 """Rows and columns of the pictures to train on. All have as many places; a picture takes the nearest shape."""
@@ -28,8 +29,6 @@ FAINT = 30
 """Pixels of drawn damage below which a picture is not used: nobody could tell."""
 STEPPED = 0.25
 """Share of drawn cracks that follow the joints of bricks."""
-
-Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from tocsin.models.damage import closer
 from tocsin.models.damage.closer import Closer
 from tocsin.models.damage.config import DamageConfig
-from tocsin.models.damage.frames import CELL, Picture, Plan, batch, lost, plan, scaled
+from tocsin.models.damage.frames import CELL, Plan, batch, lost, plan
 from tocsin.models.damage.network import CLASSES, DamageNetwork, Judged
 from tocsin.models.damage.trunk import Seen, Trunk
 from tocsin.models.trained import Stored, placed, restore
 from tocsin.models.vision.appearance import Eye
+from tocsin.models.vision.picture import Picture, scaled
 from tocsin.operators.budget import refine
 
 SHIPPED = Path(__file__).parent / "weights" / "walls"

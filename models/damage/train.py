@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -53,19 +52,6 @@ class Recipe:
     frames: int = 200
     closer_steps: int = 300
     robust: Robust | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the training of one seed came to: a `DamageModel`, and its figures on validation pictures."""
-
-    model: Any
-    figures: Mapping[str, float]
-
-    @property
-    def score(self) -> float:
-        """By which seeds are compared."""
-        return self.figures["macro_f1"]
 
 
 def fit(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tocsin.models.attempts import Fitted
 from tocsin.models.gate import Candidate
 from tocsin.models.pose.config import PoseConfig
 from tocsin.models.pose.evaluate import compared
@@ -139,18 +140,6 @@ def fit(
     return network.eval()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The training of one seed: a model, and its figures on validation films."""
-
-    model: PoseModel
-    figures: dict[str, float]
-
-    @property
-    def score(self) -> float:
-        return self.figures["drift"]
-
-
 def train(
     known: Sequence[Course],
     unseen: Sequence[Course],
@@ -159,10 +148,10 @@ def train(
     *,
     seed: int,
     progress: Callable[[int, float], None] | None = None,
-) -> Outcome:
+) -> Fitted[PoseModel]:
     """Fit a network to films, and judge it by others."""
     model = PoseModel(config, fit(known, config.network, recipe, seed=seed, progress=progress))
-    return Outcome(model, judged(model, unseen))
+    return Fitted(model, judged(model, unseen), by="drift")
 
 
 def judged(model: PoseModel, unseen: Sequence[Course]) -> dict[str, float]:
@@ -207,7 +196,7 @@ def course(film: Film) -> Course:
     return Course(pairs_of(grey[:-1], grey[1:], film.lens), turns, shifts, torch.tensor(depths[1:]), seen)
 
 
-def candidate(outcome: Outcome, folder: Folder, unseen: Sequence[Course]) -> Candidate:
+def candidate(outcome: Fitted[PoseModel], folder: Folder, unseen: Sequence[Course]) -> Candidate:
     """The trained model, saved in `folder`, as a candidate for champion."""
 
     def outputs() -> list[Tensor]:

@@ -51,11 +51,14 @@ class Surprise(Domain):
     """Clips of underwater cameras, or simulated dives.
 
     Args:
-        results: shots, their rate, a model's folder and version, and what encodes frames in place of the model, if anything -> the
-            pipeline's table, the sequence numbers at which an alert was raised, and the bytes of all frames.
+        results: shots, their rate, a model's folder and version, the pipeline's options, and what encodes frames in place of the
+            model, if anything -> the pipeline's table, the sequence numbers at which an alert for surprise was raised, and the
+            bytes of all frames.
     """
 
-    results: Callable[[Iterable[Shot], float, Path, str, Encoding | None], tuple[pl.DataFrame, list[int], int]]
+    results: Callable[
+        [Iterable[Shot], float, Path, str, Mapping[str, Any], Encoding | None], tuple[pl.DataFrame, list[int], int]
+    ]
 
     def train(
         self,
@@ -152,7 +155,7 @@ class Surprise(Domain):
         watched = compare.Watched(model) if uncompensated or baselines else None
         for name, frames, truth in _labelled(data, decimal_comma):
             table, begins, size = self.results(
-                map(Shot, frames), RATE, folder, version, watched.encode if watched else None
+                map(Shot, frames), RATE, folder, version, {}, watched.encode if watched else None
             )
             if watched:
                 seen.append(watched.clip(truth))
@@ -199,7 +202,7 @@ class Surprise(Domain):
         total = Repeats()
         for seed in TEST_SEEDS[:count]:
             dive = Return(seed, scene=TEST, rate=RATE)
-            table, _, _ = self.results(map(Shot, dive), RATE, folder, version, None)
+            table, _, _ = self.results(map(Shot, dive), RATE, folder, version, {"revisits": True}, None)
             total += repeats(events(table["novel"].to_list(), table["again"].to_list()), dive.novelties, rate=RATE)
         return {**asdict(total), **total.figures()}
 

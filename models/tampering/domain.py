@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from tocsin.models.attempts import Attempt
+    from tocsin.models.attempts import Attempt, Fitted
     from tocsin.models.gate import Candidate
     from tocsin.models.tampering.config import TamperingConfig
     from tocsin.models.tampering.evaluate import Scored
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tocsin.models.tampering.memory import Evidence
     from tocsin.models.tampering.model import TamperingModel
     from tocsin.models.tampering.samples import Series
-    from tocsin.models.tampering.train import Lessons, Outcome, Recipe
+    from tocsin.models.tampering.train import Lessons, Recipe
 
 RATE = 10.0
 """Frames per second for feeding and evaluation."""
@@ -70,7 +70,7 @@ class Tampering(Domain):
             recipe = replace(recipe, real=series, simulated=4 * series)
         taught, unseen = _lessons(run, recipe, config)
 
-        def one(seed: int, report: Callable[[int, float], None]) -> Outcome:
+        def one(seed: int, report: Callable[[int, float], None]) -> Fitted[TamperingModel]:
             return train(taught, unseen, config, recipe, seed=seed, report=report)
 
         _, attempts = each_seed(run, one, steps=recipe.steps, line=_line, prefix="validation_")
@@ -165,8 +165,9 @@ def _least(model: TamperingModel) -> int:
 
 def _recordings(data: str) -> Iterator[Recording]:
     """The clips at `RATE`, or simulated cameras."""
-    from tocsin.models.tampering.footage import LARGE, Recording, clips, scaled
+    from tocsin.models.tampering.footage import LARGE, Recording, clips
     from tocsin.models.tampering.simulation.camera import Camera
+    from tocsin.models.vision.picture import scaled
     from tocsin.models.vision.video import read
 
     if data == SIM:

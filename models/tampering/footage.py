@@ -6,17 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 
 from tocsin.models.folders import listed
 from tocsin.models.tampering.measures import SIZE
 from tocsin.models.tampering.simulation.camera import Camera
+from tocsin.models.vision.picture import Picture, scaled
 from tocsin.models.vision.video import is_clip, read
-
-Picture = NDArray[np.uint8]
 
 LARGE = 270, 480
 """Rows and columns at which half of the recordings are attacked, before they are scaled to `SIZE`."""
@@ -57,15 +54,6 @@ def loaded(path: Path, *, every: int = 1, most: int = 700) -> list[Picture]:
         if number % every == 0:
             frames.append(scaled(picture, LARGE))
     return frames
-
-
-def scaled(picture: Picture, size: tuple[int, int]) -> Picture:
-    """A picture `[*size, 3]`, scaled as `tocsin.pipelines` scales frames."""
-    if picture.shape[:2] == size:
-        return picture
-    shrinks = picture.shape[0] >= size[0] and picture.shape[1] >= size[1]
-    mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(picture, size[::-1], interpolation=mode), np.uint8)
 
 
 def sent(picture: Picture, quality: int) -> Picture:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tocsin.models.served import FRAME, grey_frames, pictures
-from tocsin.models.tampering.footage import scaled
 from tocsin.models.tampering.model import TamperingModel, load
+from tocsin.models.vision.picture import scaled
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tocsin.models.tampering.footage import SHORT, Recording, clips, cut, loaded, scaled, sent, simulated, stills
+from tocsin.models.tampering.footage import SHORT, Recording, clips, cut, loaded, sent, simulated, stills
 from tocsin.models.tampering.measures import Measured, grey, measured, places
 from tocsin.models.tampering.memory import Evidence, Memory, MemoryConfig, step
 from tocsin.models.tampering.simulation.attacks import KINDS, attacked
+from tocsin.models.vision.picture import scaled
 
 CLEAN = "clean"
 WARM = 40

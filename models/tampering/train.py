@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tocsin.models.attempts import Fitted
 from tocsin.models.tampering.config import TamperingConfig
 from tocsin.models.tampering.evaluate import Scored, figures
 from tocsin.models.tampering.memory import Evidence, MemoryConfig
@@ -70,19 +71,6 @@ class Lessons:
     places: Tensor
     kinds: Tensor
     groups: Sequence[Tensor]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the training of one seed came to, and its figures on validation series."""
-
-    model: TamperingModel
-    figures: Mapping[str, float]
-
-    @property
-    def score(self) -> float:
-        """By which seeds are compared."""
-        return self.figures["auroc"]
 
 
 def lessons(series: Sequence[Series], config: MemoryConfig, *, warm: int) -> Lessons:
@@ -167,7 +155,7 @@ def train(
     *,
     seed: int,
     report: Report = lambda step, loss: None,
-) -> Outcome:
+) -> Fitted[TamperingModel]:
     """Train a network, and choose its level.
 
     Args:
@@ -175,7 +163,7 @@ def train(
     """
     model = TamperingModel(config, fit(taught, config, recipe, seed=seed, report=report))
     model = settled(model, judged(model, unseen), recipe.quantile)
-    return Outcome(model, validated(model, unseen))
+    return Fitted(model, validated(model, unseen), by="auroc")
 
 
 def judged(model: TamperingModel, unseen: Sequence[tuple[Evidence, Series]]) -> list[Scored]:

@@ -327,11 +327,9 @@ def load_footage(
     source: Path | int, eyes: Eyes, truth: Labelled | None = None, finder: HandFinder | None = None
 ) -> Footage:
     """Encode a simulated scene, given by its seed, or a clip with a truth, whose hands `finder` detects."""
-    import cv2
-    import numpy as np
-
     from tocsin.models.touch.simulation.scene import TRAIN_SECONDS, TRAIN_SEEDS, Scene
     from tocsin.models.touch.train import footage
+    from tocsin.models.vision.picture import scaled
     from tocsin.models.vision.video import read
 
     size = eyes.config.height, eyes.config.width
@@ -340,10 +338,8 @@ def load_footage(
         scene = make_scene(seconds=TRAIN_SECONDS) if source in TRAIN_SEEDS else make_scene()
         return footage(_frames_with_boxes(scene, source), eyes, scene.touches, scene.misses)
     assert truth is not None and finder is not None
-    scaled = (
-        cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in read(source, rate=None, size=None)
-    )
-    return footage(finder.boxed(np.asarray(frame, np.uint8) for frame in scaled), eyes, truth.touches)
+    frames = (scaled(frame, size) for frame in read(source, rate=None, size=None))
+    return footage(finder.boxed(frames), eyes, truth.touches)
 
 
 def _frames_with_boxes(scene: Scene, seed: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
-
 from tocsin.models.served import FRAME, grey_frames, pictures
 from tocsin.models.touch.finder import HandFinder
 from tocsin.models.touch.finder import load as finder
 from tocsin.models.touch.model import Eyes, TouchModel, load
 from tocsin.models.touch.train import decoded, footage
 from tocsin.models.touch.truth import HANDS, KINDS
+from tocsin.models.vision.picture import scaled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,12 +31,8 @@ class Clip:
         """
         import pandas as pd
 
-        height, width = self._model.size
-        scaled = (
-            np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-            for picture in pictures(model_input[FRAME])
-        )
-        scores = decoded(self._model, footage(self._hands.boxed(scaled), self._eyes))
+        frames = (scaled(picture, self._model.size) for picture in pictures(model_input[FRAME]))
+        scores = decoded(self._model, footage(self._hands.boxed(frames), self._eyes))
         columns = [f"{hand}_{kind}" for hand, kind in product(HANDS, KINDS)]
         return pd.DataFrame(scores.flatten(1).numpy(), columns=columns)
 

@@ -80,6 +80,17 @@ def decode_jpeg(file: bytes, *, min_size: tuple[int, int] = (0, 0), max_pixels: 
     return turn(picture)
 
 
+def scaled(picture: Picture, size: tuple[int, int]) -> Picture:
+    """A picture in another size, rows and columns: `[H, W, 3]` -> `[*size, 3]`. Nothing is cropped."""
+    import cv2
+
+    if picture.shape[:2] == size:
+        return picture
+    shrinks = picture.shape[0] >= size[0] and picture.shape[1] >= size[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, size[::-1], interpolation=method), np.uint8)
+
+
 def shape_of(file: bytes) -> tuple[int, int]:
     """Rows and columns of a JPEG, turned upright by its EXIF orientation, without decoding it."""
     import simplejpeg

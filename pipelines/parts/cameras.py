@@ -7,7 +7,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from tocsin.models.live import live_verdicts
-from tocsin.pipelines.runtime import Lateness, Options, Truth
+from tocsin.pipelines.runtime import AlertRule, Lateness, Options, Truth
 
 
 class CameraOptions(Options):
@@ -22,6 +22,10 @@ class CameraOptions(Options):
     roots: list[str] = Field(default_factory=list)
 
 
+OUT_OF_DOMAIN = AlertRule(
+    name="out_of_domain", severity="warning", when=~pl.col("in_domain"), data=["sequence", "unlike"]
+)
+"""Rings when a camera's last frames are unlike the training data; see the stage `Familiar`."""
 SPAN = (
     pa.field("camera", pa.string(), nullable=False),
     pa.field("start", pa.timestamp("ms", tz="UTC"), nullable=False),

@@ -12,8 +12,17 @@ from tocsin.models.surprise.revisits import Bank, Frame, Watch, blank, blank_ban
 from tocsin.pipelines.runtime import Cell, Declared, Rows, Stage, StepContext, Stores
 
 COLUMNS = (pa.field("again", pa.bool_()), pa.field("since", pa.timestamp("ms", tz="UTC")))
-"""The result columns: whether what is new was seen before, and when it was first seen. Both are null outside events, and in an
-event's first frames until it is decided."""
+"""The result columns: whether what is new was seen before, and when it was first seen. Both are null outside events, in an event's
+first frames until it is decided, and without the stage `Revisits`."""
+
+
+class Unknown(Stage):
+    """Adds `COLUMNS` as nulls: nothing is remembered."""
+
+    numbered = False
+
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        return rows.with_columns({field.name: pa.nulls(len(rows), field.type) for field in COLUMNS})
 
 
 class Revisits(Stage):

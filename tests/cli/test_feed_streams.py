@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import simplejpeg
 
 from tests.cli.test_surprise_sheet import tocsin
-from tests.conftest import ROOT
-from tests.support.cameras import LEVELS
+from tests.support.cameras import LEVELS, camera
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.kafka import clients
-
-
-@contextmanager
-def camera() -> Iterator[str]:
-    """The URL of a camera that sends its pictures once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"rtsp://127.0.0.1:{free.getsockname()[1]}"
-    process = subprocess.Popen([sys.executable, "-m", "tests.support.cameras", url], cwd=ROOT)
-    try:
-        give_up = time.monotonic() + 60
-        while not listens(url):
-            assert time.monotonic() < give_up
-            time.sleep(0.2)
-        yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def listens(url: str) -> bool:
-    """Whether a port of this machine is taken, without a connection: a camera has one client."""
-    port = int(url.rpartition(":")[2])
-    return any(
-        f":{port:04X} " in line.split(None, 3)[1] + " " for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
-    )
 
 
 @pytest.mark.slow

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -25,8 +22,8 @@ from typer.testing import CliRunner
 
 from tests.cli.test_cli import Cli, committed
 from tests.cli.test_surprise_sheet import FRAME_HEIGHT, LINE, WIDTH, tocsin
-from tests.conftest import ROOT, Once
-from tests.support.cameras import LEVELS
+from tests.conftest import Once
+from tests.support.cameras import LEVELS, camera
 from tests.support.dives import SEEN, SIZE, pan, small_model
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.models.surprise.model import load as load_model
@@ -138,19 +135,9 @@ def test_a_simulated_dive_is_fed_as_its_seed_makes_it_and_no_further_than_the_li
 
 @pytest.mark.parametrize("scheme", ["tcp", "rtsp"])
 def test_a_live_stream_is_fed_until_it_ends(settings: dict[str, str], scheme: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"{scheme}://127.0.0.1:{free.getsockname()[1]}"
-    camera = subprocess.Popen([sys.executable, "-m", "tests.support.cameras", url], cwd=ROOT)
-    try:
-        give_up = time.monotonic() + 60
-        while (called := tocsin(settings, "feed", "surprise", "--from", url, "--rate", "0", "--json")).why:
-            assert "refused" in called.why and time.monotonic() < give_up, called.why
-            time.sleep(0.3)  # the camera does not listen yet
-        assert camera.wait(30) == 0
-    finally:
-        camera.kill()
-        camera.wait()
+    with camera(scheme) as url:
+        called = tocsin(settings, "feed", "surprise", "--from", url, "--rate", "0", "--json")
+    assert not called.why
     topic = settings["pipelines.surprise.topic"]
     records = list(clients.committed({"bootstrap_servers": settings["kafka.bootstrap_servers"]}, [topic]))
     assert called.said[0]["rows"] == len(records) == len(LEVELS)
@@ -195,9 +182,9 @@ def running(settings: dict[str, str], tmp_path: Path) -> Cli:
 @pytest.mark.slow
 def test_clips_are_fed_judged_and_seen(settings: dict[str, str], running: Cli, tmp_path: Path) -> None:
     """Two cameras; a fish enters the view of one at frame 40."""
-    for camera, frames in (("bow", seen(60, fish=(40, 50), seed=3)), ("stern", seen(60, seed=4, speed=6.0))):
-        clip = pictures(tmp_path / camera, frames)
-        fed(settings, "--from", str(clip), "--camera", camera, "--rate", "0", "--partitions", "2")
+    for name, frames in (("bow", seen(60, fish=(40, 50), seed=3)), ("stern", seen(60, seed=4, speed=6.0))):
+        clip = pictures(tmp_path / name, frames)
+        fed(settings, "--from", str(clip), "--camera", name, "--rate", "0", "--partitions", "2")
     with running.run("surprise") as run:
         running.eventually(lambda said: committed(said) == 120, "status", "surprise")
         run.stop()

@@ -64,7 +64,7 @@ def frames(rng: random.Random) -> Iterator[Sent]:
 
 def dive(make_job: MakeJob, weights: Path, *, seed: int, **options: Any) -> Film:
     """A job of the underwater pipeline with a small model."""
-    options |= {"keep_every": KEEP_EVERY, "rows": 16, "every": "500ms"}
+    options |= {"revisits": True, "keep_every": KEEP_EVERY, "rows": 16, "every": "500ms"}
     job, rng = make_job(factory="tocsin.pipelines.surprise:pipeline", **options), random.Random(seed)
     return Film(job, disturbed(rng, frames(rng)), ("surprise", weights))
 

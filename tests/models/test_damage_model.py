@@ -12,12 +12,13 @@ from tocsin.models.damage import closer
 from tocsin.models.damage.closer import Closer
 from tocsin.models.damage.config import DamageConfig
 from tocsin.models.damage.evaluate import figures, macro_f1, verdicts
-from tocsin.models.damage.frames import batch, lost, plan, scaled
+from tocsin.models.damage.frames import batch, lost, plan
 from tocsin.models.damage.model import DamageModel, load
 from tocsin.models.damage.network import CLASSES, DamageNetwork, NetworkConfig, relief
 from tocsin.models.damage.pictures import held_back, labelled
 from tocsin.models.damage.trunk import Trunk
 from tocsin.models.vision import efficientnet
+from tocsin.models.vision.picture import scaled
 from tocsin.operators.budget import blend
 
 LOOKS = {"small": 224 * 224, "large": 272 * 480, "finest": 4}

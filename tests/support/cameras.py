@@ -5,18 +5,49 @@
 
 import re
 import socket
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import av
 import numpy as np
 
+ROOT = Path(__file__).parents[2]
 LEVELS = np.arange(40, 240, 8)
 SIZE = (64, 96)
 RATE = 10
 SDP = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 0 RTP/AVP 32\r\na=control:video\r\n"
 """The description of a stream of MPEG video, which needs no further parameters."""
+
+
+@contextmanager
+def camera(scheme: str = "rtsp") -> Iterator[str]:
+    """The URL of a camera that sends its pictures once."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"{scheme}://127.0.0.1:{free.getsockname()[1]}"
+    process = subprocess.Popen([sys.executable, "-m", "tests.support.cameras", url], cwd=ROOT)
+    try:
+        give_up = time.monotonic() + 60
+        while not _listens(url):
+            assert time.monotonic() < give_up and process.poll() is None
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _listens(url: str) -> bool:
+    """Whether a port of this machine is taken, without a connection: a camera has one client."""
+    port = int(url.rpartition(":")[2])
+    return any(
+        f":{port:04X} " in line.split(None, 3)[1] + " " for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+    )
 
 
 def send_pictures(address: str, kind: str, codec: str) -> None:

@@ -176,15 +176,12 @@ def decode(file: bytes, pixels: NDArray[np.uint8]) -> None:
     Raises:
         RejectedError: the file is not a complete JPEG, too large, or in another colour space.
     """
-    import cv2
-
     size = pixels.shape[:2]
     try:
         image = picture.decode_jpeg(file, min_size=size)
     except ValueError as reason:
         raise RejectedError("BadFrame", str(reason)) from None
-    shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
-    pixels[:] = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    pixels[:] = picture.scaled(image, size)
 
 
 def readings(schema: pa.Schema, files: Sequence[bytes], facts: Sequence[Mapping[str, Any]]) -> pa.Table:
