@@ -86,7 +86,7 @@ class Film:
     Args:
         job: has `PARTITIONS` partitions.
         frames: of the cameras, more than are sent.
-        model: its name and its folder.
+        model: its name and its folder, if the pipeline has one.
         at: the time of a frame by its number, ms after the first one.
         key: the header that names the camera.
     """
@@ -95,13 +95,14 @@ class Film:
         self,
         job: Job,
         frames: Iterator[Sent],
-        model: tuple[str, Path],
+        model: tuple[str, Path] | None = None,
         *,
         at: Callable[[int], int] = lambda sequence: 100 * sequence,
         key: str = "camera",
     ) -> None:
-        name, folder = model
-        job.plan = replace(job.plan, model=store_model(job.lake, folder, name=name, version="1"), device="cpu")
+        if model:
+            name, folder = model
+            job.plan = replace(job.plan, model=store_model(job.lake, folder, name=name, version="1"), device="cpu")
         self.job, self.key, self.sent = job, key, list[Sent]()
         self._frames, self._at, self._start = frames, at, int(time.time() * 1000) - 3_600_000
 
@@ -122,8 +123,13 @@ class Film:
 
     def killed(self, *, kills: int, between: int, seed: int) -> None:
         """Run the job to its end, and kill its process so often, each time after `between` frames at least."""
-        points, flights = random.Random(seed).sample(POINTS, len(POINTS)), list[tuple[int, int]]()
-        for point in islice(cycle(points), kills):
+        points = random.Random(seed).sample(POINTS, len(POINTS))
+        self.killed_at(list(islice(cycle(points), kills)), between=between)
+
+    def killed_at(self, points: Sequence[str], *, between: int) -> None:
+        """As `killed`, at these points."""
+        flights = list[tuple[int, int]]()
+        for point in points:
             worker = self.job.start()
             self.send(between)
             worker.arm(point)

@@ -28,7 +28,7 @@ from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.engine.replay import _with_identity, replay, replay_clip
 from tocsin.pipelines.runtime.formats.jpeg import decode
-from tocsin.pipelines.surprise import RESULTS, pipeline
+from tocsin.pipelines.surprise import RESULTS, domain, pipeline
 
 RATE_MS = 100
 
@@ -299,6 +299,14 @@ def test_a_wrong_option_is_one_line(model: Model, options: dict[str, Any], line:
     with pytest.raises(ConfigError) as refused:
         pipeline(options, model)
     assert line in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_an_evaluation_counts_alerts_for_surprise_alone(model: Model) -> None:
+    frames = [Shot(np.full((*SIZE, 3), 3, np.uint8))] * 30
+    _, alerts, _ = replay_clip(pipeline({}, model), frames, rate=10)
+    assert [a.rule for a in alerts] == ["out_of_domain"]
+    _, begins, _ = domain.results(frames, 10.0, model.folder, "1", {}, None)
+    assert not begins
 
 
 def test_it_says_what_it_lacks(model: Model, tmp_path: Path) -> None:
