@@ -3,6 +3,7 @@
     python -m benchmarks.alignment                   simulated pairs, by gap and by size of motion, three seeds
     python -m benchmarks.alignment --pairs DIR       recorded pairs: the folders vis_nir and roadscene
     python -m benchmarks.alignment --hours 56        three rigs, day and night, whose second camera is pushed near the end
+    python -m benchmarks.alignment --models DIR DIR  the same of other models, with the spread over the models beside
 
 Of recorded pairs, every second one was used to choose the model; the others are reported. Pairs of roadscene lie over each other to
 within 1 to 3 pixels, and are moved by known homographies besides.
@@ -81,6 +82,24 @@ def compared(model: AlignmentModel, sets: Sequence[Sequence[Case]]) -> None:
     print(f"confident {len(sure) / len(pairs):.2f}, of these within 3 px {np.mean(sure):.2f}")
 
 
+def over_models(models: Sequence[AlignmentModel], cases: Sequence[Case]) -> None:
+    """Print the median error and the share within 2 pixels of each kind of pair, mean and spread over models."""
+    scores = [evaluate.scored(cases, evaluate.by_model(model)) for model in models]
+    by_sift = evaluate.scored(cases, lambda a, b: (BASELINES["SIFT + RANSAC"](a, b), 1.0))
+    print("| pairs | error | within 2 px |")
+    for kind in dict.fromkeys(part for case in cases for part in _parts(case.kind)):
+        errors = [np.array([s.error for s in found if kind in _parts(s.kind)]) for found in scores]
+        medians, within = [float(np.median(e)) for e in errors], [float(np.mean(e <= 2)) for e in errors]
+        print(f"| {kind} | {_spread(medians)} | {_spread(within)} |")
+    for number, (model, found) in enumerate(zip(models, scores, strict=True)):
+        failed = [s.error for s, other in zip(found, by_sift, strict=True) if other.error > evaluate.RIGHT]
+        sure = [s.error <= evaluate.RIGHT for s in found if s.confidence >= model.config.watch.confident]
+        print(
+            f"model {number}: where SIFT fails {np.median(failed):.2f}, confident {len(sure) / len(found):.2f}, "
+            f"of these within 3 px {np.mean(sure):.2f}"
+        )
+
+
 def watched(model: AlignmentModel, hours: float) -> None:
     """Print how the watch fares over rigs, day and night."""
     for seed in RIGS:
@@ -116,13 +135,20 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--hours", type=float, default=0)
+    parser.add_argument("--models", type=Path, nargs="+", default=[])
     chosen = parser.parse_args()
-    shipped = load()
+    models = [load(folder) for folder in chosen.models] or [load()]
     if chosen.hours:
-        watched(shipped, chosen.hours)
-    elif chosen.pairs:
-        compared(shipped, [list(recorded(chosen.pairs, shipped.size))])
+        for model in models:
+            watched(model, chosen.hours)
+        raise SystemExit
+    size = models[0].size
+    sets = (
+        [list(recorded(chosen.pairs, size))]
+        if chosen.pairs
+        else [list(evaluate.simulated(evaluate.TEST_SEEDS, size, each=EACH, seed=s)) for s in SEEDS]
+    )
+    if chosen.models:
+        over_models(models, [case for cases in sets for case in cases])
     else:
-        compared(
-            shipped, [list(evaluate.simulated(evaluate.TEST_SEEDS, shipped.size, each=EACH, seed=s)) for s in SEEDS]
-        )
+        compared(models[0], sets)
