@@ -15,10 +15,13 @@ from tocsin.models.vision.picture import decode
 from tocsin.models.vision.video import PICTURES
 
 FOLDERS = {
-    "intact": ("intact", "healthy", "undamaged", "sound", "no crack", "noncrack", "non crack", "uncracked", "negative"),
+    "intact": (
+        *("intact", "healthy", "undamaged", "sound", "normal", "negative", "no damage", "nodamage", "nondamaged"),
+        *("no crack", "no cracks", "nocrack", "noncrack", "non crack", "noncracked", "non cracked", "uncracked"),
+    ),
     "crack": ("crack", "cracks", "cracked", "positive"),
     "spalling": ("spalling", "spall", "spalls", "spalled"),
-    "efflorescence": ("efflorescence", "salt", "salt damage", "saltdamage"),
+    "efflorescence": ("efflorescence", "efflorescences", "salt", "salts", "salt damage", "saltdamage"),
 }
 """Names of folders by what the pictures in them show; case, `_` and `-` do not matter."""
 _KINDS = {name: kind for kind, names in FOLDERS.items() for name in names}
