@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -24,6 +24,7 @@ from tocsin.pipelines.runtime import (
     Cell,
     CellStore,
     Declared,
+    Duration,
     Model,
     Options,
     Pipeline,
@@ -82,13 +83,13 @@ class AlignmentOptions(Options):
 
     name: str = "alignment"
     topic: str = "video.rigs"
-    tolerance: str = "50ms"
-    late: str = "0ms"
-    patience: str = "2s"
-    pace: str = "1min"
+    tolerance: Duration = "50ms"
+    late: Duration = "0ms"
+    patience: Duration = "2s"
+    pace: Duration = "1min"
     limit: float = Field(default=2.0, gt=0)
     reference: int = Field(default=0, ge=0)
-    renew: str | None = None
+    renew: Duration | None = None
     roots: list[str] = Field(default_factory=list)
 
 
@@ -251,19 +252,14 @@ class Align(Stage):
         return verdict, keep
 
 
-class _Found:
+class _Found(NamedTuple):
     """What is known of a row."""
 
-    def __init__(
-        self,
-        homography: list[float] | None = None,
-        confidence: float | None = None,
-        error: float | None = None,
-        verdict: Verdict = Verdict(None, None),
-        keep: bool = False,
-    ) -> None:
-        self.homography, self.confidence, self.error = homography, confidence, error
-        self.verdict, self.keep = verdict, keep
+    homography: list[float] | None = None
+    confidence: float | None = None
+    error: float | None = None
+    verdict: Verdict = Verdict(None, None)
+    keep: bool = False
 
 
 def _results(shots: Iterable[Shot], folder: Path, version: str) -> tuple[pl.DataFrame, list[int]]:

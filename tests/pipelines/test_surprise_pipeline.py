@@ -285,6 +285,12 @@ def test_what_was_seen_before_at_the_same_place_rings_only_without_revisits(mode
         ({"level": "high"}, "pipelines.surprise.level: expected a valid number, got 'high'; correct tocsin.toml"),
         ({"factor": 0}, "pipelines.surprise.factor: expected greater than 0, got 0; correct tocsin.toml"),
         ({"away": "-1s"}, "pipelines.surprise.away: expected"),
+        ({"late": 0.5}, "pipelines.surprise.late: expected a whole number, or a duration such as 200ms, got 0.5"),
+        (
+            {"late": float("inf")},
+            "pipelines.surprise.late: expected a whole number, or a duration such as 200ms, got inf",
+        ),
+        ({"away": 30}, "pipelines.surprise.away: expected a duration such as 20ms, 5s, 15min, 2h, 30d, got 30"),
         ({"keep_every": 0}, "pipelines.surprise.keep_every: expected greater than or equal to 1, got 0"),
         ({"roots": "/frames"}, "pipelines.surprise.roots: expected a valid list, got '/frames'"),
         ({"late": "soon"}, "pipelines.surprise.late: expected a whole number, or a duration such as 200ms, got 'soon'"),

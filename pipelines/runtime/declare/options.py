@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,21 +20,23 @@ from tocsin.pipelines.runtime.declare.durations import milliseconds, size
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 
-def parsed(read: Callable[[str], Any], expected: str) -> AfterValidator:
+def parsed(read: Callable[[str], Any], expected: str) -> BeforeValidator:
     """Check that `read` parses a text, which stays as it is.
 
     Args:
         expected: completes "expected ..." in the error.
     """
 
-    def check(text: str) -> str:
+    def check(text: Any) -> Any:
+        if not isinstance(text, str):
+            raise _unexpected(expected)
         try:
             read(text)
         except (ConfigError, LookupError, ValueError) as reason:
             raise _unexpected(expected) from reason
         return text
 
-    return AfterValidator(check)
+    return BeforeValidator(check)
 
 
 def _unexpected(expected: str) -> PydanticCustomError:
@@ -53,8 +54,10 @@ def _lateness(value: Any) -> Any:
         if isinstance(value, str):
             milliseconds(value)
             return value
+        if isinstance(value, bool) or int(value) != value:
+            raise ValueError(value)
         return int(value)
-    except (ConfigError, TypeError, ValueError) as reason:
+    except (ConfigError, OverflowError, TypeError, ValueError) as reason:
         raise _unexpected("a whole number, or a duration such as 200ms") from reason
 
 
