@@ -73,7 +73,7 @@ RESULTS = pa.schema(
 class HallOptions(BaseModel):
     """`[pipelines.field.halls.<hall>]`: a hall's plan, see `tocsin.models.field.hall.Hall`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     kind: str
     outline: list[list[float]]

@@ -72,7 +72,7 @@ BOUNDS = {"latitude": (-90, 90), "longitude": (-180, 360), "elevation": (-500, 9
 class SiteOptions(BaseModel):
     """`[pipelines.irradiance.sites.<site>]`: where a site is, in degrees and m, if its readings do not say."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     latitude: float = Field(ge=-90, le=90)
     longitude: float = Field(ge=-180, le=360)

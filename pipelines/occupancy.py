@@ -100,7 +100,7 @@ TimeZone = Annotated[str, parsed(ZoneInfo, "a time zone such as Europe/Amsterdam
 class RoomOptions(BaseModel):
     """`[pipelines.occupancy.rooms.<room>]`: when people are expected in one room, and its threshold; None: as in every room."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     days: Days | None = None
     hours: Hours | None = None

@@ -90,7 +90,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, validate_default=True)
 
 
 class KafkaSettings(Section):
@@ -109,7 +109,7 @@ class KafkaSettings(Section):
         socks5_proxy: the old name of `proxy_url`.
     """
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     client: Literal["librdkafka", "kafka-python"] | None = None
     bootstrap_servers: str = "localhost:9092"
@@ -312,7 +312,7 @@ class SinkSettings(Section):
         sink: `module:Class`, or the name under which an installed package offers it.
     """
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     sink: str
 
@@ -342,4 +342,4 @@ def client_config() -> type[BaseModel]:
         number = isinstance(default, int | float) or name.endswith("_bytes")
         kind = bool if isinstance(default, bool) else int if number and name != "acks" else Any
         fields[name] = (kind, None)
-    return create_model("ClientConfig", __config__=ConfigDict(extra="forbid"), **fields)
+    return create_model("ClientConfig", __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)

@@ -283,6 +283,7 @@ def test_what_was_seen_before_at_the_same_place_rings_only_without_revisits(mode
     [
         ({"level": -1}, "pipelines.surprise.level: expected greater than or equal to 0, got -1; correct tocsin.toml"),
         ({"level": "high"}, "pipelines.surprise.level: expected a valid number, got 'high'; correct tocsin.toml"),
+        ({"level": float("inf")}, "pipelines.surprise.level: expected a finite number, got inf; correct tocsin.toml"),
         ({"factor": 0}, "pipelines.surprise.factor: expected greater than 0, got 0; correct tocsin.toml"),
         ({"away": "-1s"}, "pipelines.surprise.away: expected"),
         ({"late": 0.5}, "pipelines.surprise.late: expected a whole number, or a duration such as 200ms, got 0.5"),

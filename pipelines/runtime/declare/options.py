@@ -75,7 +75,7 @@ class Options(BaseModel):
         topic: the topic that it reads.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, validate_default=True, arbitrary_types_allowed=True)
 
     name: str
     topic: str
