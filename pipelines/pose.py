@@ -84,7 +84,7 @@ class PoseOptions(CameraOptions):
     lost: float = Field(default=0.2, ge=0, le=1)
     hold: int = Field(default=10, ge=1)
     away: Duration = "30s"
-    places: int = Field(default=64, ge=2)
+    places: int = Field(default=64, ge=2, le=10_000)
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:

@@ -55,7 +55,7 @@ class AlignmentConfig:
                 name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
             }
             return cls(network=network, watch=watch, **rest)
-        except TypeError as reason:
+        except (AttributeError, TypeError) as reason:
             raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; the model is from another version of Tocsin"
+                f"{directory / CONFIG_FILE}: {reason}; is it an alignment model's? train the model again"
             ) from None

@@ -51,7 +51,9 @@ class Rigs(Domain):
 
     results: Callable[[Iterable[Shot], Path, str], tuple[pl.DataFrame, list[int]]]
 
-    def train(self, run: Training, *, steps: Annotated[int | None, Option("Training steps.")] = None) -> Trained:
+    def train(
+        self, run: Training, *, steps: Annotated[int | None, Option("Training steps.", least=1)] = None
+    ) -> Trained:
         """Train a network on warped pictures of the folders, or on drawn scenes, with simulated differences between cameras.
 
         The confidence is fitted on pairs of scenes that are not trained on. The best seed is the one with the most of them within
@@ -131,7 +133,7 @@ class Rigs(Domain):
         else:
             cases = list(evaluate.recorded(Path(data), model.size))
         known = len(cases)
-        cases = [case for case in cases if evaluate.shows_something(case)]
+        cases = [case for case in cases if evaluate.seen(case)]
         if not cases:
             raise ValueError(f"{data}: expected pairs in which both cameras see something, got none; add some")
         scores = evaluate.scored(cases, evaluate.by_model(model))

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.models.alignment.geometry import Matrix, distance, scaled
-from tocsin.models.alignment.model import AlignmentModel, grey
+from tocsin.models.alignment.geometry import Matrix, corners, distance, moved, scaled
+from tocsin.models.alignment.model import AlignmentModel, grey, shows_something
 from tocsin.models.alignment.simulation.pairs import pair
 from tocsin.models.alignment.simulation.scene import scene
 from tocsin.models.alignment.simulation.sensors import SENSORS
@@ -28,8 +28,6 @@ RIGHT = 3.0
 """Pixels to which an alignment is right."""
 LOST = 999.0
 """Pixels that stand for no alignment at all."""
-BLANK = 1.0
-"""Levels of contrast below which a frame shows nothing."""
 TRUTH = "pairs.csv"
 AFFINE = ("a11", "a12", "a13", "a21", "a22", "a23")
 PERSPECTIVE = ("a31", "a32")
@@ -80,7 +78,7 @@ def recorded(folder: Path, size: tuple[int, int]) -> Iterator[Case]:
     A column `kind` is for people.
 
     Raises:
-        ValueError: there is no table, a column is missing, or a picture cannot be read.
+        ValueError: there is no table, a column is missing, a map is none, or a picture cannot be read.
     """
     if (table := named(folder, TRUTH)) is None:
         raise ValueError(f"{folder} has no {TRUTH}; expected one with the columns first, second, {', '.join(AFFINE)}")
@@ -92,20 +90,28 @@ def recorded(folder: Path, size: tuple[int, int]) -> Iterator[Case]:
     maps = np.tile(np.eye(3).ravel(), (len(sheet.cells), 1))
     if has & set(AFFINE):
         sheet.require(*AFFINE)
+        if has & set(PERSPECTIVE):
+            sheet.require(*PERSPECTIVE)
         names = [*AFFINE, *(PERSPECTIVE if set(PERSPECTIVE) <= has else ())]
         for at, name in enumerate(names):
             maps[:, at] = sheet.numbers(name).to_numpy()
     kinds = sheet.texts("kind", empty=True).fill_null("") if "kind" in has else [""] * len(maps)
-    for first, second, values, kind in zip(sheet.texts("first"), sheet.texts("second"), maps, kinds, strict=True):
+    lines = zip(sheet.texts("first"), sheet.texts("second"), maps, kinds, strict=True)
+    for row, (first, second, values, kind) in enumerate(lines):
         pictures = [_read(folder / name, table) for name in (first, second)]
         factors = [(size[1] / p.shape[1], size[0] / p.shape[0]) for p in pictures]
         homography = scaled(values.reshape(3, 3), factors[0], factors[1])
+        if not _is_map(homography, size):
+            raise ValueError(
+                f"{table}, line {sheet.line(row)}: expected a homography that maps the whole frame, got "
+                f"{' '.join(f'{value:g}' for value in values)}; correct or drop this row"
+            )
         yield Case(grey(pictures[0], size), grey(pictures[1], size), homography, kind or "all")
 
 
-def shows_something(case: Case) -> bool:
-    """Whether both frames have any contrast."""
-    return bool(min(case.first.std(), case.second.std()) > BLANK)
+def seen(case: Case) -> bool:
+    """Whether both frames show something."""
+    return shows_something(case.first) and shows_something(case.second)
 
 
 def scored(cases: Iterable[Case], align: Callable[[Grey, Grey], tuple[Matrix | None, float]]) -> list[Score]:
@@ -151,6 +157,13 @@ def kinds(scores: Sequence[Score], *, confident: float) -> dict[str, dict[str, f
     """Figures of each kind of pair."""
     names = dict.fromkeys(s.kind for s in scores)
     return {name: figures([s for s in scores if s.kind == name], confident=confident) for name in names}
+
+
+def _is_map(homography: Matrix, size: tuple[int, int]) -> bool:
+    """Whether a homography maps a frame to an area: all of it is before the second camera, and it does not fall onto a line."""
+    x, y = moved(homography, corners(size)).T
+    area = 0.5 * float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) if np.isfinite([x, y]).all() else 0.0
+    return abs(area) > 1
 
 
 def _read(path: Path, table: Path) -> NDArray[np.uint8]:

@@ -27,6 +27,8 @@ PASSES = 2
 """Coarse passes: in the second one, the frames lie over each other already, but for what the first one missed."""
 NEAR = 8.0
 """Pixels to which coarse matches agree."""
+BLANK = 1.0
+"""Levels of contrast below which a frame shows nothing."""
 FINE_NEAR = 3.0
 """Pixels to which fine matches agree."""
 
@@ -96,9 +98,11 @@ class AlignmentModel(Stored[AlignmentConfig]):
         self, first: NDArray[np.uint8], second: NDArray[np.uint8]
     ) -> tuple[Fitted, Fitted, NDArray[np.float32], NDArray[np.float32]]:
         """The fine homography, the coarse one, the flow and its widths."""
-        one = self.network.features(self._tensor(first))
-        grid = one[1].shape[2:]
+        grid = tuple(-(-side // FINE) for side in self.size)
         blank = np.zeros((2, *grid), np.float32), np.full(grid, np.inf, np.float32)
+        if not (shows_something(first) and shows_something(second)):  # the features of the frames' edges would agree
+            return NOTHING, NOTHING, *blank
+        one = self.network.features(self._tensor(first))
         coarse, near = NOTHING, self.network.features(self._tensor(second))
         for _ in range(PASSES):
             found = self._coarse(one[0], near[0])
@@ -165,6 +169,11 @@ def load(directory: Path | str = SHIPPED, device: str = "cpu") -> AlignmentModel
     network = Network(config.network)
     restore(network, Path(directory))
     return AlignmentModel(config, network, device)
+
+
+def shows_something(frame: NDArray[np.uint8]) -> bool:
+    """Whether a grey frame has any contrast."""
+    return bool(frame.std() > BLANK)
 
 
 def grey(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -50,5 +50,7 @@ class DamageConfig:
                 network["sizes"] = tuple(network["sizes"])
             usual = stored.pop("appearance", None)
             return cls(network=NetworkConfig(**network), appearance=Appearance.of(**usual) if usual else None, **stored)
-        except TypeError as reason:
-            raise ValueError(f"{directory / CONFIG_FILE}: {reason}; train the model again") from None
+        except (AttributeError, TypeError) as reason:
+            raise ValueError(
+                f"{directory / CONFIG_FILE}: {reason}; is it a damage model's? train the model again"
+            ) from None

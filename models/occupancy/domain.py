@@ -58,7 +58,7 @@ class Occupancy(Domain):
         self,
         run: Training,
         *,
-        steps: Annotated[int | None, Option("Training steps.")] = None,
+        steps: Annotated[int | None, Option("Training steps.", least=1)] = None,
         sensors: Annotated[
             str, Option("Sensors that the model reads beside CO2: temperature, humidity, ventilation.", "LIST")
         ] = "",
@@ -284,7 +284,7 @@ class Occupancy(Domain):
         seed: int,
         rate: float | None,
         model: Path | None,
-        rooms: Annotated[int, Option("Number of rooms in the simulated building.")] = 8,
+        rooms: Annotated[int, Option("Number of rooms in the simulated building.", least=1)] = 8,
         bookings: Annotated[bool, Option("Simulate meeting rooms; bookings and holidays are sent as context.")] = False,
         decimal_comma: DecimalComma = False,
     ) -> Feed:

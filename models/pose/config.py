@@ -42,4 +42,6 @@ class PoseConfig:
             }
             return cls(**values, network=NetworkConfig(**sizes))
         except (AttributeError, KeyError, TypeError) as reason:
-            raise ValueError(f"{directory / CONFIG_FILE}: {reason}; train the model again") from None
+            raise ValueError(
+                f"{directory / CONFIG_FILE}: {reason}; is it a pose model's? train the model again"
+            ) from None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tocsin.models.domain import SIM, Domain, Evaluation, Feed, Option, Shot, Trained, Training, shown
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
+    from numpy.typing import NDArray
 
     from tocsin.models.pose.evaluate import Errors
     from tocsin.models.pose.paths import Known
@@ -90,6 +93,9 @@ class Pose(Domain):
     ) -> Evaluation:
         """Run the pipeline over films with a known path, see `tocsin.models.pose.paths`, or over the simulated test films.
 
+        Raises:
+            ValueError: there is no film, or a table or an option is wrong.
+
         Returns:
             The means over the films of the figures of `Errors`; the figures of each film; and those of other odometries.
         """
@@ -98,29 +104,44 @@ class Pose(Domain):
         from tocsin.models.pose.model import load
         from tocsin.models.vision.flow import grey_frame
 
+        if focal is not None and not 0 < focal < float("inf"):
+            raise ValueError(
+                f"--focal: expected a length in frame widths above 0, got {focal:g}; correct it, or leave it out"
+            )
         model = load(folder)
         films: dict[str, dict[str, float]] = {}
         beside: dict[str, list[dict[str, float]]] = {name: [] for name in BASELINES}
-        frames, unlabelled = 0, 0
+        frames, unlabelled, short = 0, 0, 0
         for name, shown_frames, known in _films(data):
             if known is None:
                 unlabelled += 1
                 continue
-            pictures = list(shown_frames)[: len(known.way.place)]
+            greys: list[NDArray[np.uint8]] = []
             lens = known.focal or focal
-            table = self.results(map(Shot, pictures), RATE, folder, version, {} if lens is None else {"focal": lens})
-            films[name] = _figures(compared(steps_of(table), known.way.first(len(pictures))), known)
-            greys = [grey_frame(picture, model.size) for picture in pictures]
+
+            def shots(pictures: Iterable[Frame], greys: list[NDArray[np.uint8]] = greys) -> Iterator[Shot]:
+                for picture in pictures:  # a whole film in colour would not fit in memory
+                    greys.append(grey_frame(picture, model.size))
+                    yield Shot(picture)
+
+            film = shots(islice(shown_frames, len(known.way.place)))
+            table = self.results(film, RATE, folder, version, {} if lens is None else {"focal": lens})
+            if len(greys) < 2:
+                short += 1
+                continue
+            films[name] = _figures(compared(steps_of(table), known.way.first(len(greys))), known)
             for other, function in BASELINES.items():
                 found = getattr(odometry, function)(greys, model.lens(lens))
-                beside[other].append(_figures(compared(found, known.way.first(len(pictures))), known))
-            frames += len(pictures)
+                beside[other].append(_figures(compared(found, known.way.first(len(greys))), known))
+            frames += len(greys)
+        if not films:
+            raise ValueError(f"--data {data}: expected clips of two frames or more with a known path, got none")
         return Evaluation(
             {**_mean(films.values()), "parameters": model.parameters},
             {"films": films},
             baselines={name: _mean(figures) for name, figures in beside.items()},
             counted={"films": len(films), "frames": frames, "seconds": frames / RATE},
-            left_out={"clips without a path": unlabelled},
+            left_out={"clips without a path": unlabelled, "clips of fewer than two frames": short},
             lines=[
                 f"{name}: " + ", ".join(f"{key} {shown(value, 3)}" for key, value in figures.items())
                 for name, figures in films.items()

@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 SEGMENT, APART = 100, 50
 """Frames over which drift is measured, and from one such segment to the next."""
 STANDING = 0.005
-"""Metres below which a step has no direction."""
+"""Metres below which a step has no direction, and a way no length."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Errors:
         drift: after each segment, as a share of the way, where each step has its true length.
         scaled: the same where all lengths are the model's own, times one factor for the whole path.
         turn: of each step, degrees; direction: of each step that moves, degrees.
-        aligned: root mean square of the distance from the true path, as a share of the way, after the similarity that fits best.
+        aligned: root mean square of the distance from the true path, as a share of the way, after the similarity that fits best;
+            NaN for a camera that stands, and for two frames, which always fit.
     """
 
     drift: Array
@@ -84,13 +85,15 @@ def followed(steps: Followed) -> Array:
 
 def aligned(places: Array, true: Array) -> float:
     """The distance of places `[F, 3]` from the true ones, see `Errors.aligned`. Source: the similarity is Umeyama's (1991)."""
+    way = np.linalg.norm(np.diff(true, axis=0), axis=1).sum()
+    if way < STANDING or len(true) < 3:
+        return float("nan")
     one, other = places - places.mean(0), true - true.mean(0)
     u, values, v = np.linalg.svd(other.T @ one)
     sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ v))])
     scale = (values * sign).sum() / max((one**2).sum(), 1e-12)
     away = scale * one @ (u * sign @ v).T - other
-    way = np.linalg.norm(np.diff(true, axis=0), axis=1).sum()
-    return float(np.sqrt((away**2).sum(1).mean()) / max(way, 1e-9))
+    return float(np.sqrt((away**2).sum(1).mean()) / way)
 
 
 def steps_of(table: pl.DataFrame) -> Followed:

@@ -7,7 +7,7 @@ a header and these columns:
     frame           number of the frame, from 0
     x, y, z         where the camera was, m: right, down and ahead of any point
     qw, qx, qy, qz  its turn, a quaternion from its axes (right, down, ahead) to those of x, y and z; all or none
-    focal           focal length, in frame widths; may be absent
+    focal           focal length, in frame widths; may be absent, or empty for some clips
 
 The table has one row for each frame. Where turns are absent, only `aligned` is known.
 """
@@ -18,14 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from tocsin.models.folders import listed, named
 from tocsin.models.pose.evaluate import matrices
 from tocsin.models.pose.simulation.path import Path as Way
-from tocsin.models.tables import read
+from tocsin.models.tables import Sheet, read
 from tocsin.models.vision.video import VIDEOS, is_clip
 
 TRUTH = "paths.csv"
+UNIT = 0.01
+"""By how much a quaternion's length may be off 1."""
 PLACES, TURNS = ("x", "y", "z"), ("qw", "qx", "qy", "qz")
 
 
@@ -61,7 +64,10 @@ def paths(directory: Path) -> dict[Path, Known]:
     names, numbers = sheet.texts("clip").to_list(), sheet.integers("frame").to_numpy()
     turned, has_focal = all(name in sheet.cells.columns for name in TURNS), "focal" in sheet.cells.columns
     columns = np.stack([sheet.numbers(name).to_numpy() for name in (*PLACES, *(TURNS if turned else ()))], 1)
-    focals = sheet.numbers("focal").to_list() if has_focal else None
+    if turned:
+        length = pl.Series(np.linalg.norm(columns[:, 3:], axis=1))
+        sheet.refuse((length - 1).abs() > UNIT, TURNS[0], "a quaternion whose four numbers have length 1")
+    focals = _focals(sheet) if has_focal else None
     known: dict[Path, Known] = {}
     for name in sorted(set(names)):
         if name not in found:
@@ -73,3 +79,10 @@ def paths(directory: Path) -> dict[Path, Known]:
         focal = focals[rows[0]] if focals else None
         known[found[name]] = Known(Way(columns[rows, :3], turns), turned, focal)
     return known
+
+
+def _focals(sheet: Sheet) -> list[float | None]:
+    """The focal length of each row; None where it is not known."""
+    focals = sheet.numbers("focal", empty=True)
+    sheet.refuse(focals <= 0, "focal", "a length in frame widths above 0")
+    return focals.to_list()

@@ -244,7 +244,7 @@ class Rul(Domain):
         model: Path | None,
         subset: Subset = "FD001",
         split: Annotated[str, Option("Split of C-MAPSS: train (to failure) or test (cut off before).")] = "train",
-        engines: Annotated[int, Option("Number of engines in the simulated fleet.")] = 100,
+        engines: Annotated[int, Option("Number of engines in the simulated fleet.", least=1)] = 100,
         decimal_comma: DecimalComma = False,
     ) -> Feed:
         """Feed all machines at once, row by row. A simulated fleet is endless.

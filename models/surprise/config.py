@@ -84,5 +84,7 @@ class SurpriseConfig:
             return cls(
                 **{name: parts[name](**value) if name in parts and value else value for name, value in stored.items()}
             )
-        except TypeError as reason:
-            raise ValueError(f"{directory / CONFIG_FILE}: {reason}; train the model again") from None
+        except (AttributeError, TypeError) as reason:
+            raise ValueError(
+                f"{directory / CONFIG_FILE}: {reason}; is it a surprise model's? train the model again"
+            ) from None

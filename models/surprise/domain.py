@@ -64,7 +64,7 @@ class Surprise(Domain):
         self,
         run: Training,
         *,
-        steps: Annotated[int | None, Option("Training steps.")] = None,
+        steps: Annotated[int | None, Option("Training steps.", least=1)] = None,
         predictor: Annotated[
             str | None,
             Option("Keep the predictor of this model, and train only triage [train both].", metavar="DIR|shipped"),
@@ -133,7 +133,8 @@ class Surprise(Domain):
         uncompensated: Annotated[bool, Option("Score the model without the camera's motion, too.")] = False,
         baselines: Annotated[bool, Option("Score baselines, too.")] = False,
         returns: Annotated[
-            int, Option("Run so many simulated dives that come back, too, to count repeated alerts.", metavar="N")
+            int,
+            Option("Run so many simulated dives that come back, too, to count repeated alerts.", metavar="N", least=0),
         ] = 0,
     ) -> Evaluation:
         """Run the pipeline over clips with a truth, see `tocsin.models.surprise.clips`, or over the simulated test dives.

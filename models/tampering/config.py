@@ -45,4 +45,6 @@ class TamperingConfig:
             memory = MemoryConfig(**stored.pop("memory", {}))
             return cls(network=NetworkConfig(**network), memory=memory, **stored)
         except (AttributeError, TypeError) as reason:
-            raise ValueError(f"{directory / CONFIG_FILE}: {reason}; train the model again") from None
+            raise ValueError(
+                f"{directory / CONFIG_FILE}: {reason}; is it a tampering model's? train the model again"
+            ) from None

@@ -179,4 +179,6 @@ class TouchConfig:
                 stored["reach"] = stored["reach"] | {"decode": DecodeConfig(**stored["reach"]["decode"])}
             return cls(**{name: value and parts[name](**value) for name, value in stored.items()})
         except (KeyError, TypeError) as reason:
-            raise ValueError(f"{directory / CONFIG_FILE}: {reason}; train the model again") from None
+            raise ValueError(
+                f"{directory / CONFIG_FILE}: {reason}; is it a touch model's? train the model again"
+            ) from None

@@ -62,7 +62,7 @@ class Touch(Domain):
         self,
         run: Training,
         *,
-        steps: Annotated[int | None, Option("Training steps.")] = None,
+        steps: Annotated[int | None, Option("Training steps.", least=1)] = None,
         robust: WithWrongLabels = False,
         decimal_comma: DecimalComma = False,
     ) -> Trained:

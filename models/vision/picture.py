@@ -124,6 +124,8 @@ def _decode_other(file: bytes, max_pixels: int) -> Picture:
                 grey = (np.asarray(image) >> 8).astype(np.uint8)
                 return turn(np.repeat(grey[:, :, None], 3, axis=2))
             return turn(np.asarray(image.convert("RGB")))
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"expected a whole JPEG, PNG, BMP or WebP, got {len(file)} bytes of something else") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as reason:
         raise ValueError(f"expected a whole JPEG, PNG, BMP or WebP, got {len(file)} bytes: {reason}") from None
 

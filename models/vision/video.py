@@ -97,7 +97,7 @@ def _video(path: Path | str, max_pixels: int) -> Iterator[tuple[float, Frame]]:
                 time = number / float(stream.average_rate or 1) if frame.time is None else frame.time
                 yield time, _turn(frame)(frame.to_ndarray(format="rgb24"))
     except av.FFmpegError as reason:
-        raise ValueError(f"{path}: {reason}; expected a video that FFmpeg can decode") from None
+        raise ValueError(f"{path}: {reason.strerror}; expected a video that FFmpeg can decode") from None
 
 
 def _turn(frame: VideoFrame) -> Turn:

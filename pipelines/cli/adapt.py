@@ -23,7 +23,7 @@ def adapt(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the model [trained/NAME].")] = None,
     seed: Annotated[
-        list[int] | None, typer.Option(help="Repeatable: the best on the site's recordings is kept [0].")
+        list[int] | None, typer.Option(min=0, help="Repeatable: the best on the site's recordings is kept [0].")
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Make it champion even if it is worse, or if nothing judges it.")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FRAMES = 15
 """Pairs of frames of two videos that are aligned, spread over the shorter one."""
+LONGEST = 1000
+"""Frames of a video or a stream that are read, at most."""
 UNSURE = 3
 """The exit status if nothing confident was found."""
 SQUARE = 40
@@ -80,17 +82,23 @@ def align(
 
 
 def _pairs(first: str, second: str) -> list[tuple[Image, Image]]:
-    """Frames of two cameras, of the same numbers."""
+    """Frames of two cameras, of the same numbers. Only so many are held as are used, since frames may be large."""
     from itertools import islice
 
     from tocsin.models.vision.video import read
 
-    clips = [list(islice(read(source, rate=None, size=None), 1000)) for source in (first, second)]
-    count = min(map(len, clips))
-    if not count:
+    clips = [read(source, rate=None, size=None) for source in (first, second)]
+    pairs: list[tuple[Image, Image]] = []
+    step = 1
+    for number, pair in enumerate(islice(zip(*clips, strict=False), LONGEST)):
+        if number % step == 0:
+            pairs.append(pair)
+        if len(pairs) == 2 * FRAMES:
+            pairs, step = pairs[::2], 2 * step
+    if not pairs:
         raise ValueError(f"{first}, {second}: expected frames in both, got none; name others")
-    numbers = sorted({round(n * (count - 1) / max(min(count, FRAMES) - 1, 1)) for n in range(min(count, FRAMES))})
-    return [(clips[0][n], clips[1][n]) for n in numbers]
+    count = min(len(pairs), FRAMES)
+    return [pairs[round(n * (len(pairs) - 1) / max(count - 1, 1))] for n in range(count)]
 
 
 def _squares(first: Image, second: Image, homography: Matrix) -> Image:

@@ -46,8 +46,10 @@ def plain(text: object) -> str:
 
 
 def note(text: str) -> None:
-    """Print a remark to stderr, which scripts do not read."""
-    err.print(plain(text), style="dim", soft_wrap=True)
+    """Print a remark to stderr, which scripts do not read. Passwords in addresses are masked."""
+    from tocsin.pipelines.runtime.telemetry.logs import without_password
+
+    err.print(plain(without_password(text)), style="dim", soft_wrap=True)
 
 
 ERROR = "tocsin: "
@@ -57,13 +59,15 @@ UNEXPECTED = (LookupError, AttributeError, TypeError, AssertionError, Arithmetic
 
 
 def fail(reason: BaseException) -> None:
-    """Print an error as one line to stderr; `TOCSIN_DEBUG` adds the traceback."""
+    """Print an error as one line to stderr, passwords in addresses masked; `TOCSIN_DEBUG` adds the traceback."""
+    from tocsin.pipelines.runtime.telemetry.logs import without_password
+
     if os.environ.get("TOCSIN_DEBUG"):
         err.print_exception()
     text = " ".join(str(reason).split()) or type(reason).__name__
     if isinstance(reason, UNEXPECTED):
         text = f"unexpected {type(reason).__name__}: {text}; TOCSIN_DEBUG=1 shows where"
-    err.print(f"{ERROR}{plain(text)}", style="red", soft_wrap=True)
+    err.print(f"{ERROR}{plain(without_password(text))}", style="red", soft_wrap=True)
 
 
 @contextmanager

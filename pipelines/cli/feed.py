@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
@@ -22,7 +23,9 @@ Source = Annotated[
 ]
 Rate = Annotated[
     float | None,
-    typer.Option(help="Rows per second [1000; of frames, the camera's rate]. 0: as fast as the broker accepts them."),
+    typer.Option(
+        min=0, help="Rows per second [1000; of frames, the camera's rate]. 0: as fast as the broker accepts them."
+    ),
 ]
 
 
@@ -37,11 +40,13 @@ def feed(
     source: Source,
     rate: Rate = None,
     format: Annotated[str, typer.Option(help="json, or arrow: many rows per message.")] = "json",
-    rows_per_message: Annotated[int, typer.Option(help="Maximum number of rows in an Arrow message.")] = 1000,
+    rows_per_message: Annotated[int, typer.Option(min=1, help="Maximum number of rows in an Arrow message.")] = 1000,
     camera: Annotated[str, typer.Option(help="Name of the camera.")] = "camera",
-    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="Total number of rows [a simulation may be endless].")] = None,
-    partitions: Annotated[int, typer.Option(help="Partitions of the topic, if it is created.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Total number of rows [a simulation may be endless].")
+    ] = None,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of the topic, if it is created.")] = 4,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Send readings to a pipeline's topic, which is created if it is missing."""
@@ -57,6 +62,8 @@ def feed(
 
     if format not in ("json", "arrow"):
         raise ConfigError(f"--format {format}: expected json or arrow; choose one of them")
+    if rate is not None and not isfinite(rate):
+        raise ConfigError(f"--rate {rate}: expected a finite number; choose one, or 0 for as fast as possible")
     settings = context.obj.settings()
     plan, declared = planned(settings, pipeline)
     model = fetch_model(settings.lake.open(), plan.model, plan.device).folder if plan.model else None

@@ -25,7 +25,8 @@ def train(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the model [trained/NAME].")] = None,
     name: Annotated[str | None, typer.Option(help="Name in the registry [DOMAIN].")] = None,
     seed: Annotated[
-        list[int] | None, typer.Option(help="Repeatable: the best model on validation is kept, all are reported [0].")
+        list[int] | None,
+        typer.Option(min=0, help="Repeatable: the best model on validation is kept, all are reported [0]."),
     ] = None,
     force: Annotated[
         bool,

@@ -132,6 +132,18 @@ def test_an_error_that_explains_nothing_is_named(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize("say", [console.note, lambda text: console.fail(ValueError(text))])
+def test_passwords_in_addresses_are_masked(say: Callable[[str], None], capsys: pytest.CaptureFixture[str]) -> None:
+    say(
+        "rtsp://me:se@cret@10.0.0.1/a,rtsp://10.0.0.2/live?user=me&Password=secret&channel=1: refused; rtsp://10.0.0.3:554/b"
+    )
+    said = (
+        "rtsp://me:***@10.0.0.1/a,rtsp://10.0.0.2/live?user=me&Password=***&channel=1: refused; rtsp://10.0.0.3:554/b"
+    )
+    seen = capsys.readouterr().err
+    assert said in seen and "cret" not in seen
+
+
 def test_dead_letters_are_listed_and_shown_as_they_are(tmp_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     letter = DeadLetter(
         "t", 0, 1, None, "decode", "BadValue", f"got {KEY}", 0, b"k", KEY.encode(), (("h", KEY.encode()),)

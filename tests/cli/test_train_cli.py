@@ -202,3 +202,24 @@ def test_a_challenger_is_registered_beside_the_champion_promoted_and_rolled_back
     said = tocsin("promote", "pumps")
     assert said.exit_code == 1
     assert str(said.exception) == "model pumps: expected a @challenger, got none; name a version, such as pumps/2"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train pose --data sim --seed -1",
+        "train alignment --data sim --steps 0",
+        "evaluate surprise --data sim --returns -1",
+        "feed pose --from sim --seed -1",
+        "feed pose --from sim --rate -1",
+        "feed pose --from sim --limit 0",
+    ],
+)
+def test_a_number_that_is_too_small_is_refused_before_anything_is_done(words: str) -> None:
+    said = CliRunner().invoke(app, words.split())
+    assert said.exit_code == 2 and f"Invalid value for '{words.split()[-2]}'" in said.output
+
+
+def test_a_rate_is_finite() -> None:
+    said = CliRunner().invoke(app, ["feed", "pose", "--from", "sim", "--rate", "inf"])
+    assert said.exit_code and "--rate inf: expected a finite number" in str(said.exception)

@@ -10,13 +10,14 @@ import pytest
 
 from tests.support.films import ROOM, film
 from tocsin.models.pose.evaluate import aligned, compared, followed
-from tocsin.models.pose.model import load
+from tocsin.models.pose.model import SHIPPED, load
 from tocsin.models.pose.odometry import Followed, flowed, orb
 from tocsin.models.pose.paths import TRUTH, paths
 from tocsin.models.pose.simulation.film import Film
 from tocsin.models.pose.simulation.path import Path as Way
 from tocsin.models.pose.simulation.path import turned
 from tocsin.models.vision.flow import grey_frame
+from tocsin.pipelines.pose import domain
 
 
 def way(frames: int = 220) -> Way:
@@ -48,6 +49,19 @@ def test_the_alignment_takes_away_a_turn_a_shift_and_a_scale_and_nothing_else() 
     assert aligned(true * [1, 1, -1], true) > 0.01
     bent = true + 0.5 * np.sin(np.linspace(0, 6, len(true)))[:, None]
     assert aligned(bent, true) > 0.01
+
+
+def test_two_frames_and_a_camera_that_stands_have_no_alignment() -> None:
+    true = way().place
+    assert np.isnan(aligned(true[:2], true[:2])) and np.isnan(aligned(true, np.zeros_like(true)))
+
+
+def test_clips_without_a_step_and_a_wrong_lens_are_refused(tmp_path: Path) -> None:
+    folder = clips(tmp_path, "clip,frame,x,y,z\na,0,0,0,0\n")
+    with pytest.raises(ValueError, match="expected clips of two frames or more with a known path, got none"):
+        domain.evaluate(SHIPPED, "1", str(folder))
+    with pytest.raises(ValueError, match="--focal: expected a length in frame widths above 0, got -1"):
+        domain.evaluate(SHIPPED, "1", str(folder), focal=-1.0)
 
 
 def test_the_steps_of_a_path_lead_along_it() -> None:
@@ -92,6 +106,11 @@ def test_a_table_of_paths_is_read_with_and_without_turns(tmp_path: Path) -> None
     [
         ("clip,frame,x,y\na,0,0,0\n", r"columns \['z'\] missing"),
         ("clip,frame,x,y,z\nc,0,0,0,0\n", "no clip 'c' in .*; it has a"),
+        (
+            "clip,frame,x,y,z,qw,qx,qy,qz\na,0,0,0,0,90,0,0,0\n",
+            "line 2, column 'qw': expected a quaternion .*, got '90'",
+        ),
+        ("clip,frame,x,y,z,focal\na,0,0,0,0,0\n", "line 2, column 'focal': expected a length .*, got '0'"),
         ("clip,frame,x,y,z\na,1,0,0,0\n", "clip a: expected a row for each frame, 0, 1, ..."),
     ],
 )

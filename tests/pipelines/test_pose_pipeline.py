@@ -152,6 +152,9 @@ def test_a_step_without_frames_changes_nothing() -> None:
     ("options", "line"),
     [
         ({"focal": 0}, "pipelines.pose.focal: expected greater than 0, got 0; correct tocsin.toml"),
+        ({"focal": float("inf")}, "pipelines.pose.focal: expected a finite number, got inf; correct tocsin.toml"),
+        ({"hold": 2**64}, f"pipelines.pose.hold: expected a number below 2**53, got {2**64}; correct tocsin.toml"),
+        ({"away": "99999999999d"}, "pipelines.pose.away: expected a duration such as 20ms, 5s, 15min, 2h, 30d, got"),
         ({"depth": -1}, "pipelines.pose.depth: expected greater than 0, got -1; correct tocsin.toml"),
         ({"lost": 2}, "pipelines.pose.lost: expected less than or equal to 1, got 2; correct tocsin.toml"),
         ({"hold": 0}, "pipelines.pose.hold: expected greater than or equal to 1, got 0; correct tocsin.toml"),

@@ -9,6 +9,8 @@ NEVER = -(2**62)
 """A time before all others, ms since the epoch: of something that has not happened."""
 FAR = 2**62
 """A time after all others, ms since the epoch: of something that will not happen."""
+LONGEST = 2**53
+"""A longer duration, ms, is refused: times that it is added to must stay below `FAR`."""
 
 _UNITS = {
     "duration": {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000},
@@ -36,4 +38,5 @@ def _scaled(text: str, kind: str) -> int:
 @cache
 def _amount(text: str, kind: str) -> int | None:
     match, units = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text), _UNITS[kind]
-    return round(float(match[1]) * units[match[2]]) if match and match[2] in units else None
+    amount = float(match[1]) * units[match[2]] if match and match[2] in units else None
+    return None if amount is None or amount >= LONGEST else round(amount)

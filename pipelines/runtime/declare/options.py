@@ -19,6 +19,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from tocsin.pipelines.runtime.declare.durations import milliseconds, size
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 
+LARGEST = 2**53
+"""No option is a number of this size; sums with it would leave 64 bits."""
+
 
 def parsed(read: Callable[[str], Any], expected: str) -> BeforeValidator:
     """Check that `read` parses a text, which stays as it is.
@@ -75,7 +78,9 @@ class Options(BaseModel):
         topic: the topic that it reads.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, validate_default=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
 
     name: str
     topic: str
@@ -109,10 +114,13 @@ class Options(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true where a number is expected: pydantic takes it for 1."""
-        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
-            raise _unexpected("a value, not true or false")
+    def _no_odd_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true where a number is expected, which pydantic takes for 1; and numbers that do not fit a stage's state."""
+        if isinstance(value, bool):
+            if info.field_name and cls.model_fields[info.field_name].annotation is not bool:
+                raise _unexpected("a value, not true or false")
+        elif isinstance(value, int) and abs(value) >= LARGEST:
+            raise _unexpected("a number below 2**53")
         return value
 
 

@@ -35,8 +35,9 @@ _about: ContextVar[Mapping[str, Any]] = ContextVar("about", default=MappingProxy
 
 
 def without_password(address: str) -> str:
-    """An address with its password masked."""
-    return re.sub(r"(://[^/@\s:]*:)[^@\s]*@", r"\1***@", address)
+    """An address with its password masked, also one in its query, as cameras have it."""
+    masked = re.sub(r"(://[^/@\s:]*:)(?:[^/\s]*|[^@\s]*)@", r"\1***@", address)
+    return re.sub(r"(?i)([?&][\w-]*(?:pass|passwd|password|pwd|secret|token)=)[^&\s'\"]+", r"\1***", masked)
 
 
 def one_line(reason: BaseException, limit: int = 400) -> str:
