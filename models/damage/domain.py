@@ -184,6 +184,11 @@ def _lessons(
     from tocsin.models.damage.pictures import held_back
 
     halves = [held_back(list(pictures)) for pictures in folders]
+    for folder, (first, _) in zip((folder for folder in run.data if folder != SIM), halves, strict=True):
+        if not first:
+            raise ValueError(
+                f"--data {folder}: expected two pictures or more of a class, one to train on and one to validate on, got one"
+            )
     task = run.progress.add_task("looking", total=None)
 
     def told() -> None:

@@ -121,7 +121,7 @@ def fitted(picture: Picture) -> Picture:
 def augmented(rng: np.random.Generator, picture: Picture) -> Picture:
     """A large part of a picture, turned, mirrored, in other light and of another camera, in one of `SHAPES`."""
     if rng.random() < 0.7:
-        rows, columns = (max(16, int(n * rng.uniform(0.6, 1))) for n in picture.shape[:2])
+        rows, columns = (min(n, max(16, int(n * rng.uniform(0.6, 1)))) for n in picture.shape[:2])
         top, left = (int(rng.integers(0, n - m + 1)) for n, m in zip(picture.shape, (rows, columns), strict=False))
         picture = picture[top : top + rows, left : left + columns]
     if rng.random() < 0.5:

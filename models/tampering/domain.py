@@ -30,6 +30,8 @@ TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 1, 2, 3
 """Of the series to train on, to validate on, and to test on."""
 ATTACKS = 2
 """On each clip for evaluation."""
+NARROW = 16
+"""Least rows and columns of a clip that can be attacked."""
 CAMERAS, LENGTH = 4, 120
 """Simulated cameras for `evaluate --data sim`, and their frames."""
 
@@ -178,8 +180,14 @@ def _recordings(data: str) -> Iterator[Recording]:
     if not Path(data).exists():
         raise FileNotFoundError(f"--data {data}: expected a clip or a folder with clips, got nothing there")
     for path in clips(Path(data)):
-        pictures = read(path, rate=RATE, size=None)
-        yield Recording(path.name, [scaled(one, LARGE) if one.shape[0] > LARGE[0] else one for one in pictures])
+        frames: list[NDArray[np.uint8]] = []
+        for one in read(path, rate=RATE, size=None):
+            first = frames[0] if frames else one  # attacks need frames of one size
+            frames.append(scaled(one, LARGE if first.shape[0] > LARGE[0] else (first.shape[0], first.shape[1])))
+        if frames and min(frames[0].shape[:2]) < NARROW:
+            height, width = frames[0].shape[:2]
+            raise ValueError(f"{path}: expected frames of {NARROW} x {NARROW} pixels or more, got {width} x {height}")
+        yield Recording(path.name, frames)
 
 
 def _attacks(
@@ -226,7 +234,7 @@ def _beside(
 
 def _lessons(run: Training, recipe: Recipe, config: TamperingConfig) -> tuple[Lessons, list[tuple[Evidence, Series]]]:
     """Frames to train on, and series to validate on."""
-    from tocsin.models.tampering.footage import clips
+    from tocsin.models.tampering.footage import SHORT, clips
     from tocsin.models.tampering.samples import drawn, evidence
     from tocsin.models.tampering.train import lessons
 
@@ -244,13 +252,12 @@ def _lessons(run: Training, recipe: Recipe, config: TamperingConfig) -> tuple[Le
 
     share = recipe.validation
     series = [*told(drawn(known, seed=TRAIN_SEED, real=recipe.real, simulated_ones=simulated))]
+    if not series:
+        raise ValueError(f"--data {' '.join(run.data)}: expected a clip of {SHORT} frames or more, got none; add {SIM}")
     few = max(3, round(share * simulated)) if simulated else 0
-    others = told(
-        drawn(held, seed=VALIDATION_SEED, real=max(3, round(3 * share * recipe.real)), simulated_ones=few)
-        if held or few
-        else iter(series[:: round(1 / share)])
-    )
-    unseen = [(evidence(one, config.memory), one) for one in others]
+    held_series = drawn(held, seed=VALIDATION_SEED, real=max(3, round(3 * share * recipe.real)), simulated_ones=few)
+    others = [*told(held_series)] if held or few else []
+    unseen = [(evidence(one, config.memory), one) for one in others or series[:: round(1 / share)]]
     return lessons(series, config.memory, warm=config.warm), unseen
 
 

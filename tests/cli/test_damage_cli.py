@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tocsin.models.damage import domain as module
 from tocsin.models.damage.domain import Damage
-from tocsin.models.damage.lessons import drawn
+from tocsin.models.damage.lessons import augmented, drawn
 from tocsin.models.damage.model import load
 from tocsin.models.damage.network import CLASSES
 from tocsin.pipelines.cli.app import app
@@ -51,6 +51,17 @@ def test_a_model_is_trained_on_pictures_and_drawings_and_judges_pictures(
     assert told["parts"]["classes"].keys() <= set(CLASSES)
     refused = CliRunner().invoke(app, [*command, "--budget", "2"])
     assert refused.exit_code and "--budget: expected a share from 0 to 1, got 2.0" in str(refused.exception)
+
+
+def test_a_picture_of_each_class_is_too_few_to_train_on_and_a_dot_is_a_picture(tmp_path: Path) -> None:
+    for name in ("crack", "intact"):
+        (place := tmp_path / "walls" / name).mkdir(parents=True)
+        (place / "0.jpg").write_bytes(simplejpeg.encode_jpeg(np.zeros((1, 1, 3), np.uint8)))
+    command = ["--set", "mlflow.enabled=false", "train", "damage", "--data", str(tmp_path / "walls"), "--steps", "1"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code and "expected two pictures or more of a class" in str(refused.exception)
+    rng = np.random.default_rng(0)
+    assert {augmented(rng, np.zeros((1, 5, 3), np.uint8)).shape[2] for _ in range(5)} == {3}
 
 
 def test_pictures_of_any_size_videos_and_the_simulation_are_fed_alike(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -55,6 +56,27 @@ def test_clips_that_are_too_short_are_refused_in_one_line(tmp_path: Path) -> Non
     )
     missing = CliRunner().invoke(app, ["evaluate", "tampering", "--data", str(tmp_path / "nothing")])
     assert missing.exit_code and "nothing" in str(missing.exception)
+
+
+def test_clips_that_are_too_short_to_train_on_and_frames_too_small_to_attack_are_refused(tmp_path: Path) -> None:
+    pictures(tmp_path / "short", [np.zeros((20, 30, 3), np.uint8)] * 3)
+    pictures(tmp_path / "dot", [np.zeros((1, 1, 3), np.uint8)] * 66)
+    lines = {
+        "train tampering --data short": "expected a clip of 70 frames or more, got none; add sim",
+        "evaluate tampering --data dot": "dot: expected frames of 16 x 16 pixels or more, got 1 x 1",
+    }
+    for words, line in lines.items():
+        command = [str(tmp_path / word) if word in ("short", "dot") else word for word in words.split()]
+        refused = CliRunner().invoke(app, ["--set", "mlflow.enabled=false", *command])
+        assert refused.exit_code and line in str(refused.exception)
+
+
+def test_a_camera_that_changes_its_size_is_judged_at_its_first(tmp_path: Path) -> None:
+    sizes = ((60, 80), (40, 100))
+    rng = np.random.default_rng(0)
+    pictures(tmp_path / "clip", [rng.integers(0, 255, (*sizes[n % 2], 3), np.uint8) for n in range(66)])
+    (recording,) = module._recordings(str(tmp_path / "clip"))
+    assert {frame.shape for frame in recording.frames} == {(60, 80, 3)}
 
 
 def test_pictures_and_the_simulation_are_fed_alike(tmp_path: Path) -> None:

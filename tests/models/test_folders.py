@@ -40,3 +40,11 @@ def test_a_file_is_found_by_its_name_in_any_case(folder: Path) -> None:
     (folder / "Notes.txt").touch()
     assert named(folder, "Notes.txt") == folder / "Notes.txt"
     assert named(folder, "sub.jpg") is named(folder, "other") is None
+
+
+def test_a_link_to_a_folder_above_is_not_followed_and_another_one_is(tmp_path: Path) -> None:
+    (below := tmp_path / "above" / "below").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name, target in (("back", tmp_path / "above"), ("self", below), ("out", tmp_path / "elsewhere")):
+        (below / name).symlink_to(target)
+    assert [path.name for path in listed(below)] == ["out"]
