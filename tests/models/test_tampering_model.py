@@ -23,7 +23,7 @@ from tocsin.models.tampering.simulation.attacks import KINDS
 from tocsin.models.tampering.simulation.camera import Camera
 from tocsin.models.tampering.train import Recipe, lessons, settled, train
 
-SMALL = NetworkConfig(width=8, heads=2)
+SMALL = NetworkConfig(width=8)
 
 
 def untrained(network: NetworkConfig = SMALL) -> TamperingModel:
@@ -38,7 +38,7 @@ def some_evidence(count: int) -> Evidence:
 
 @pytest.mark.parametrize(
     "network",
-    [SMALL, NetworkConfig(width=8, heads=2, fusion="mean"), NetworkConfig(width=8, heads=2, views=("motion",))],
+    [SMALL, NetworkConfig(width=8, heads=2, fusion="attention"), NetworkConfig(width=8, views=("motion",))],
 )
 def test_a_frame_is_judged_the_same_alone_and_in_any_batch(network: NetworkConfig) -> None:
     model, given = untrained(network), some_evidence(TOGETHER + 3)
@@ -54,7 +54,7 @@ def test_a_frame_is_judged_the_same_alone_and_in_any_batch(network: NetworkConfi
 
 
 def test_a_view_alone_sees_only_its_measures() -> None:
-    model, given = untrained(NetworkConfig(width=8, heads=2, views=("appearance",))), some_evidence(3)
+    model, given = untrained(NetworkConfig(width=8, views=("appearance",))), some_evidence(3)
     changed = given.features.clone()
     changed[:, 10:] += 1
     torch.testing.assert_close(model(given).score, model(Evidence(changed, given.seen)).score)
