@@ -178,6 +178,10 @@ def main() -> None:
     shipped, config = load(), TamperingConfig()
     if {*parts} & {"attacks", "views"}:
         tests = {"hand-held": [*measured(trials(o.test))], "fixed": [*measured(fixed(o.test, o.cameras))]}
+        if short := [name for name, both in tests.items() if not both]:
+            parser.error(
+                f"--test: expected clips of at least {WARM + 25} frames at {RATE:g} a second, got none ({', '.join(short)})"
+            )
     if "attacks" in parts:
         attacks(shipped, tests)
     if "views" in parts:
