@@ -16,6 +16,7 @@ from pydantic import Field
 
 from tocsin.models.domain import Shot
 from tocsin.models.tampering.domain import Tampering
+from tocsin.models.tampering.interval import EASE, HOLD, Interval
 from tocsin.models.tampering.measures import Measured
 from tocsin.models.tampering.memory import Evidence, Memory
 from tocsin.models.tampering.model import TamperingModel, load
@@ -68,8 +69,8 @@ class TamperingOptions(CameraOptions):
 
     Args:
         level: least score of a frame that begins an interval of tampering, 0 to 1; None: the model's own.
-        ease: share of the level below which a score ends the interval.
-        hold: consecutive frames of an interval before an alert.
+        ease: share of the level below which a score ends an interval that has raised an alert.
+        hold: consecutive frames at the level that raise an alert; a frame below it ends an interval with fewer.
         warm: frames of a camera before its first verdict; None: the model's own.
         keep_every: of an interval's frames, one in so many is kept.
     """
@@ -77,8 +78,8 @@ class TamperingOptions(CameraOptions):
     name: str = "tampering"
     topic: str = "video.cameras"
     level: float | None = Field(default=None, gt=0, lt=1)
-    ease: float = Field(default=0.5, gt=0, le=1)
-    hold: int = Field(default=5, ge=1)
+    ease: float = Field(default=EASE, gt=0, le=1)
+    hold: int = Field(default=HOLD, ge=1)
     warm: int | None = Field(default=None, ge=1)
     keep_every: int = Field(default=25, ge=1)
 
@@ -109,7 +110,12 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Pixels(fields[1]),
             Measures(network),
             Compare(network),
-            Verdict(network, level=o.level, ease=o.ease, warm=o.warm, keep_every=o.keep_every),
+            Verdict(
+                network,
+                Interval(level=o.level or network.config.level, ease=o.ease, hold=o.hold),
+                warm=o.warm or network.config.warm,
+                keep_every=o.keep_every,
+            ),
             Keep(when="keep", folder=f"frames/{o.name}", suffix=".jpg", into="frame"),
         ],
         results=RESULTS,
@@ -188,16 +194,12 @@ class Verdict(Stage):
     an interval.
 
     Args:
-        level, ease, warm, keep_every: see `TamperingOptions`.
+        interval: when one begins and ends.
+        warm, keep_every: see `TamperingOptions`.
     """
 
-    def __init__(
-        self, model: TamperingModel, *, level: float | None, ease: float, warm: int | None, keep_every: int
-    ) -> None:
-        self._model, self._every = model, keep_every
-        self._level = model.config.level if level is None else level
-        self._warm = model.config.warm if warm is None else warm
-        self._end = ease * self._level
+    def __init__(self, model: TamperingModel, interval: Interval, *, warm: int, keep_every: int) -> None:
+        self._model, self._interval, self._warm, self._every = model, interval, warm, keep_every
 
     @property
     def state(self) -> Mapping[str, Declared]:
@@ -226,7 +228,7 @@ class Verdict(Stage):
                 if not certain[row]:
                     continue
                 before, score = run, scores[row]
-                run = run + 1 if score >= (self._end if run else self._level) else 0
+                run = self._interval.length(run, score)
                 tampered[row] = run > 0
                 if run == 1:
                     begun, peak = times[row], 0.0

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from tocsin.models.tampering.memory import averaged
 
 HASH = 9, 16
 """Rows and columns of a difference hash, and one more column of brightness."""
@@ -51,12 +54,9 @@ def baselines(pictures: Iterable[NDArray[np.uint8]]) -> dict[str, NDArray[np.flo
 
 def _off(values: list[float]) -> NDArray[np.float64]:
     """By how many deviations each value is off the mean of those before it."""
-    mean, square, found = 0.0, 0.0, []
-    for number, value in enumerate(values):
-        deviation = np.sqrt(square + 1e-4)
-        off = value - mean
-        found.append(off / deviation)
-        part = max(1 / (number + 1), 1 / USUAL)
-        taken = float(np.clip(off, -2 * deviation, 2 * deviation)) if number > NEAR else off
-        mean, square = mean + part * taken, square + part * (taken * taken - square)
+    mean, square, found = torch.zeros(()), torch.zeros(()), []
+    for seen, value in enumerate(values):
+        deviation, off = (square + 1e-4).sqrt(), value - mean
+        found.append(float(off / deviation))
+        mean, square = averaged(mean, square, off, deviation, torch.tensor(seen), usual=USUAL, settles=NEAR + 1)
     return np.array(found)

@@ -69,7 +69,7 @@ class Tampering(Domain):
         if steps is not None:
             recipe = replace(recipe, steps=steps)
         if series is not None:
-            recipe = replace(recipe, real=series, simulated=4 * series)
+            recipe = replace(recipe, real=series, simulated=4 * series, resting=min(recipe.resting, series))
         taught, unseen = _lessons(run, recipe, config)
 
         def one(seed: int, report: Callable[[int, float], None]) -> Fitted[TamperingModel]:
@@ -103,10 +103,11 @@ class Tampering(Domain):
             ValueError: there are no clips that are long enough.
         """
         from tocsin.models.tampering.evaluate import Scored, by_kind, figures
+        from tocsin.models.tampering.interval import Interval
         from tocsin.models.tampering.model import load
-        from tocsin.models.tampering.train import HOLD
 
         model, attacked = load(folder), 0
+        interval, of_others = Interval(level=model.config.level), Interval(level=2.0)
         scored, short, clips = list[Scored](), 0, dict[str, list[Scored]]()
         beside: dict[str, list[Scored]] = {}
         for recording in _recordings(data):
@@ -125,7 +126,7 @@ class Tampering(Domain):
             raise ValueError(
                 f"--data {data}: expected clips of at least {_least(model)} frames at {RATE:g} a second, got {short} shorter ones"
             )
-        total = figures(scored, level=model.config.level, hold=HOLD)
+        total = figures(scored, interval)
         hours = (total["clean_frames"] or 0) / RATE / 3600
         return Evaluation(
             {
@@ -135,10 +136,10 @@ class Tampering(Domain):
             },
             {
                 "kinds": {kind: {"auroc": value} for kind, value in by_kind(scored).items()},
-                "clips": {name: figures(ones, level=model.config.level, hold=HOLD) for name, ones in clips.items()},
+                "clips": {name: figures(ones, interval) for name, ones in clips.items()},
             },
             baselines={
-                name: {key: value for key, value in figures(ones, level=2.0, hold=HOLD).items() if "auroc" in key}
+                name: {key: value for key, value in figures(ones, of_others).items() if "auroc" in key}
                 for name, ones in beside.items()
             },
             counted={
@@ -235,7 +236,7 @@ def _beside(
 def _lessons(run: Training, recipe: Recipe, config: TamperingConfig) -> tuple[Lessons, list[tuple[Evidence, Series]]]:
     """Frames to train on, and series to validate on."""
     from tocsin.models.tampering.footage import SHORT, clips
-    from tocsin.models.tampering.samples import drawn, evidence
+    from tocsin.models.tampering.samples import drawn, evidence, resting
     from tocsin.models.tampering.train import lessons
 
     halves = [_held_back(clips(Path(folder))) for folder in run.data if folder != SIM]
@@ -254,11 +255,12 @@ def _lessons(run: Training, recipe: Recipe, config: TamperingConfig) -> tuple[Le
     series = [*told(drawn(known, seed=TRAIN_SEED, real=recipe.real, simulated_ones=simulated))]
     if not series:
         raise ValueError(f"--data {' '.join(run.data)}: expected a clip of {SHORT} frames or more, got none; add {SIM}")
+    at_rest = [*told(resting(known, seed=TRAIN_SEED, count=recipe.resting if simulated else 0))]
     few = max(3, round(share * simulated)) if simulated else 0
     held_series = drawn(held, seed=VALIDATION_SEED, real=max(3, round(3 * share * recipe.real)), simulated_ones=few)
     others = [*told(held_series)] if held or few else []
     unseen = [(evidence(one, config.memory), one) for one in others or series[:: round(1 / share)]]
-    return lessons(series, config.memory, warm=config.warm), unseen
+    return lessons([*series, *at_rest], config.memory, warm=config.warm), unseen
 
 
 def _held_back(paths: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tocsin.models.ranking import auroc
+from tocsin.models.tampering.interval import Interval
 from tocsin.models.tampering.samples import CLEAN, UNSURE
 from tocsin.models.tampering.simulation.attacks import KINDS, UNSEEN
 
@@ -37,15 +38,8 @@ class Scored:
 def by_kind(scored: Iterable[Scored]) -> dict[str, float]:
     """AUROC of the frames of each kind of attack against all frames that are as the camera took them."""
     scored = list(scored)
-    clean = np.concatenate([one.of(0.0) for one in scored]) if scored else np.zeros(0)
-    found = {}
-    for kind in (*KINDS, *UNSEEN):
-        own = [one.of(1.0) for one in scored if one.kind == kind]
-        values = np.concatenate(own) if own else np.zeros(0)
-        area = auroc(np.concatenate([values, clean]), np.arange(len(values) + len(clean)) < len(values))
-        if not math.isnan(area):
-            found[kind] = area
-    return found
+    areas = {kind: together(scored, [kind]) for kind in (*KINDS, *UNSEEN)}
+    return {kind: area for kind, area in areas.items() if not math.isnan(area)}
 
 
 def together(scored: Iterable[Scored], kinds: Sequence[str]) -> float:
@@ -70,14 +64,14 @@ class Rung:
     delay: int | None
 
 
-def rung(scored: Scored, *, level: float, hold: int) -> Rung:
-    """The alerts of a recording: one begins with the last of `hold` frames in a row at `level`, and ends with one below."""
+def rung(scored: Scored, interval: Interval) -> Rung:
+    """The alerts of a recording, as the pipeline raises them: one begins with an interval's frame number `hold`."""
     attack = np.flatnonzero((scored.truth != 0) & (scored.truth != UNSURE))
     first = int(attack[0]) if len(attack) else None
     run, false, delay = 0, 0, None
     for at, score in enumerate(scored.scores):
-        run = run + 1 if score >= level else 0
-        if run == hold:
+        run = interval.length(run, float(score))
+        if run == interval.hold:
             if scored.truth[at] == 0:
                 false += 1
             elif first is not None and delay is None and scored.truth[at] == 1:
@@ -85,7 +79,7 @@ def rung(scored: Scored, *, level: float, hold: int) -> Rung:
     return Rung(false, delay)
 
 
-def figures(scored: Sequence[Scored], *, level: float, hold: int) -> dict[str, float | None]:
+def figures(scored: Sequence[Scored], interval: Interval) -> dict[str, float | None]:
     """Figures over recordings.
 
     Returns:
@@ -93,7 +87,7 @@ def figures(scored: Sequence[Scored], *, level: float, hold: int) -> dict[str, f
         `found`: share of attacks that raise an alert; `delay`: its median, in frames; `false_alerts`: in frames as the camera took
         them, and `clean_frames`, their number. None: no meaning.
     """
-    alerts = [(one, rung(one, level=level, hold=hold)) for one in scored]
+    alerts = [(one, rung(one, interval)) for one in scored]
     attacks = [alert for one, alert in alerts if one.kind != CLEAN]
     delays = [alert.delay for alert in attacks if alert.delay is not None]
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -66,14 +67,17 @@ def measured(picture: NDArray[np.uint8], before: NDArray[np.uint8] | None) -> Me
         picture: `[*SIZE, 3]` RGB.
         before: `[*SIZE]`, the grey frame before; None: there is none.
     """
-    shade = grey(picture)
+    shade = flow.grey_frame(picture, SIZE)
     bright = shade.astype(np.float32)
     return Measured(_appearance(picture, shade, bright), _motion(before, shade), _print(bright))
 
 
-def grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The brightness of a picture, `[H, W, 3]` -> `[H, W]`."""
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
+def film(pictures: Iterable[NDArray[np.uint8]]) -> Iterator[Measured]:
+    """Measure the consecutive frames of a camera, `[*SIZE, 3]` each."""
+    before = None
+    for picture in pictures:
+        yield measured(picture, before)
+        before = flow.grey_frame(picture, SIZE)
 
 
 def places(values: NDArray[np.float32]) -> NDArray[np.float32]:

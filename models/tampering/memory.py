@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tocsin.models.tampering.measures import APPEARANCE, GRID, MOTION, PRINT
+from tocsin.models.tampering.measures import APPEARANCE, GRID, MOTION, PRINT, Measured
 
 LOOKS = (*APPEARANCE, "structure")
 """Measures of the view of appearance. structure: correlation of the print with the usual one, around each place."""
@@ -128,11 +130,7 @@ def step(
     deviation = (memory.square + (c.floor * unit) ** 2).sqrt()
     off = known - memory.mean
     far = (off / deviation).clamp(-FAR, FAR) * (count >= c.lately)
-    part = (1 / (count + 1)).clamp(min=1 / c.usual)
-    near = torch.where(count >= c.settles, 2 * deviation, torch.inf)
-    taken = off.clamp(-near, near)
-    mean = memory.mean + part * taken
-    square = memory.square + part * (taken.square() - memory.square)
+    mean, square = averaged(memory.mean, memory.square, off, deviation, count, usual=c.usual, settles=c.settles)
     lately = memory.lately + (far - memory.lately) / c.lately
     peak = torch.maximum(c.peak * memory.peak, far.abs())
     drift = (1 / (count[:, :, 0, 0] + 1)).clamp(min=1 / c.drift)
@@ -141,6 +139,31 @@ def step(
     features = torch.stack([known / unit, far / 2, lately, peak / 2], 2)
     after = Memory(memory.seen + 1, mean, square, lately, peak, kept, usual, trail)
     return Evidence(features, memory.seen), after
+
+
+def compared(film: Iterable[Measured], config: MemoryConfig) -> Iterator[Evidence]:
+    """The evidence of the frames of one camera from its first one on, each a batch of one."""
+    memory = Memory.blank(1, config)
+    for frame in film:
+        appearance, motion, prints = (torch.from_numpy(np.asarray(part))[None] for part in frame)
+        evidence, memory = step(memory, appearance, motion, prints, config)
+        yield evidence
+
+
+def averaged(
+    mean: Tensor, square: Tensor, off: Tensor, deviation: Tensor, seen: Tensor, *, usual: int, settles: int
+) -> tuple[Tensor, Tensor]:
+    """A running mean and mean square deviation with one more value; one that is far off changes them little.
+
+    Args:
+        off: by how much the value is off the mean; deviation: what is usual, twice of which counts at most.
+        seen: values before it.
+        usual, settles: see `MemoryConfig`.
+    """
+    part = (1 / (seen + 1)).clamp(min=1 / usual)
+    near = torch.where(seen >= settles, 2 * deviation, torch.inf)
+    taken = off.clamp(-near, near)
+    return mean + part * taken, square + part * (taken.square() - square)
 
 
 def _past(memory: Memory, print_: Tensor, c: MemoryConfig) -> tuple[Tensor, Tensor, Tensor]:

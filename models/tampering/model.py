@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tocsin.models.tampering.config import TamperingConfig
-from tocsin.models.tampering.measures import APPEARANCE, GRID, MOTION, PRINT, SIZE, Measured, grey, measured
-from tocsin.models.tampering.memory import FEATURES, UNITS, Evidence, Memory, step
+from tocsin.models.tampering.measures import APPEARANCE, GRID, MOTION, PRINT, SIZE, Measured, film, measured
+from tocsin.models.tampering.memory import FEATURES, UNITS, Evidence, Memory, compared, step
 from tocsin.models.tampering.network import TamperingNetwork
 from tocsin.models.tampering.simulation.attacks import KINDS
 from tocsin.models.trained import Stored, placed, restore
@@ -74,15 +75,11 @@ class TamperingModel(Stored[TamperingConfig]):
         return Verdict(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def watch(self, pictures: Iterable[NDArray[np.uint8]]) -> Verdict:
-        """Judge the frames of one camera from its first one on, `[*SIZE, 3]` each."""
-        memory, before, found = self.blank(1), None, [self.unseen()]
-        for picture in pictures:
-            parts = (torch.from_numpy(part)[None] for part in self.measure(picture, before))
-            evidence, memory = self.compare(memory, *parts)
-            found.append(evidence)
-            before = grey(picture)
-        features, seen = zip(*found, strict=True)
-        return self(Evidence(torch.cat(features), torch.cat(seen)))
+        """Judge the frames of one camera from its first one on, `[*SIZE, 3]` each; none is kept, so a film may be long."""
+        seen, found = compared(film(pictures), self.config.memory), [self(self.unseen())]
+        while some := [*islice(seen, TOGETHER)]:
+            found.append(self(Evidence(*map(torch.cat, zip(*some, strict=True)))))
+        return Verdict(*map(torch.cat, zip(*found, strict=True)))
 
     def unmeasured(self) -> Measured:
         """The measures of no frames."""

@@ -26,16 +26,16 @@ class NetworkConfig:
     Args:
         width: channels of a place.
         sizes: of the depthwise kernels.
-        heads: of the fusion.
         views: that are looked at; for comparisons, one alone.
-        fusion: "attention" at each place; "mean" takes the mean of the logits of two networks, for comparisons.
+        fusion: "mean" takes the mean of the logits of two networks; "attention" fuses the views at each place.
+        heads: of the attention.
     """
 
     width: int = 24
     sizes: tuple[int, ...] = (3, 5)
-    heads: int = 4
     views: tuple[str, ...] = ("appearance", "motion")
-    fusion: Literal["attention", "mean"] = "attention"
+    fusion: Literal["attention", "mean"] = "mean"
+    heads: int = 4
 
 
 class Judged(NamedTuple):
@@ -53,10 +53,10 @@ class Judged(NamedTuple):
 
 
 class TamperingNetwork(nn.Module):
-    """Two views of a frame, each by multi-scale depthwise convolutions, fused by attention at each place.
+    """Two views of a frame, each by multi-scale depthwise convolutions; the mean of their logits, or fused by attention.
 
     Source: M3D-Net, whose two views are a face's colours and its reconstructed shape, fused by attention. It is published as an
-    outline; views, measures and sizes are this project's.
+    outline; views, measures and sizes are this project's, and so is the mean, which does as well here with half the weights.
     """
 
     def __init__(self, config: NetworkConfig) -> None:

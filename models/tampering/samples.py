@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tocsin.models.tampering.footage import SHORT, Recording, clips, cut, loaded, sent, simulated, stills
-from tocsin.models.tampering.measures import Measured, grey, measured, places
-from tocsin.models.tampering.memory import Evidence, Memory, MemoryConfig, step
+from tocsin.models.tampering.footage import LARGE, SHORT, Recording, clips, cut, loaded, sent, simulated, stills
+from tocsin.models.tampering.measures import SIZE, Measured, film, places
+from tocsin.models.tampering.memory import Evidence, MemoryConfig, compared
 from tocsin.models.tampering.simulation.attacks import KINDS, attacked
+from tocsin.models.tampering.simulation.camera import Camera
 from tocsin.models.vision.picture import scaled
 
 CLEAN = "clean"
@@ -24,6 +25,10 @@ BEGINS, ENDS = 2, 30
 """Frames at the beginning of an attack, and after its end, whose truth is uncertain."""
 STILLS = 4
 """Of each clip, for simulated cameras."""
+REST = 260
+"""Frames of a camera at rest."""
+LAMPS = 0.6, 0.75, 1.3, 1.6
+"""Factors by which a lamp changes the light of a camera at rest."""
 UNSURE = -1.0
 """Marks places and frames that training does not count."""
 
@@ -70,10 +75,7 @@ def measure(
     name: str, kind: str, frames: Iterable[NDArray[np.uint8]], covers: Sequence[NDArray[np.float32] | None]
 ) -> Series:
     """Measure a recording that is sent frame by frame."""
-    before, found = None, []
-    for picture in frames:
-        found.append(measured(picture, before))
-        before = grey(picture)
+    found = [*film(frames)]
     shares = [np.zeros(found[0].appearance.shape[1:], np.float32) if c is None else places(c) for c in covers]
     return Series(name, kind, Measured(*(np.stack(part) for part in zip(*found, strict=True))), np.stack(shares))
 
@@ -120,16 +122,28 @@ def drawn(
         last = recording
 
 
+def resting(folders: Sequence[Path], *, seed: int, count: int) -> Iterator[Series]:
+    """Series of simulated cameras that nobody touches and that have seen their scene for long; in each, a lamp is switched.
+
+    Args:
+        folders: see `drawn`.
+    """
+    rng = np.random.default_rng([43, seed])
+    pictures = [picture for folder in folders for path in clips(folder) for picture in stills(path, STILLS)]
+    for number in range(count):
+        still = pictures[int(rng.integers(len(pictures)))] if pictures and rng.random() < 0.5 else None
+        size = LARGE if rng.random() < 0.3 else SIZE
+        lamp = int(rng.integers(WARM + 20, REST - 10)), float(rng.choice(LAMPS))
+        drawn_one = Camera.drawn(1000 * seed + number, frames=REST, still=still, size=size)
+        one = replace(drawn_one, motion="still" if rng.random() < 0.8 else "sway", lamp=lamp)
+        code = int(rng.integers(60, 96))
+        yield measure("camera at rest", CLEAN, (sent(picture, code) for picture in one), [None] * REST)
+
+
 def evidence(some: Series, config: MemoryConfig) -> Evidence:
     """What the network sees of each frame of a series: `[T, ...]`."""
-    memory, found = Memory.blank(1, config), []
-    parts = [torch.from_numpy(np.asarray(part)) for part in some.measured]
-    for at in range(len(some)):
-        appearance, motion, prints = (part[at : at + 1] for part in parts)
-        seen, memory = step(memory, appearance.float(), motion.float(), prints, config)
-        found.append(seen)
-    features, counts = zip(*found, strict=True)
-    return Evidence(torch.cat(features), torch.cat(counts))
+    frames = (Measured(*parts) for parts in zip(*some.measured, strict=True))
+    return Evidence(*map(torch.cat, zip(*compared(frames, config), strict=True)))
 
 
 def targets(some: Series) -> tuple[Tensor, Tensor]:

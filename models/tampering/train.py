@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tocsin.models.attempts import Fitted
 from tocsin.models.tampering.config import TamperingConfig
-from tocsin.models.tampering.evaluate import Scored, figures
+from tocsin.models.tampering.evaluate import Scored, figures, rung
+from tocsin.models.tampering.interval import Interval
 from tocsin.models.tampering.memory import Evidence, MemoryConfig
 from tocsin.models.tampering.model import TamperingModel
 from tocsin.models.tampering.network import Judged, TamperingNetwork
@@ -23,8 +23,8 @@ from tocsin.models.training import Optimization, begin
 
 Report = Callable[[int, float], None]
 """Called with each step and its loss."""
-HOLD = 5
-"""Frames in a row that raise an alert, for choosing the level and for figures."""
+LEVELS = 0.5, 0.99
+"""The lowest and the highest level that is chosen."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,18 @@ class Recipe:
     Args:
         real: series of each clip that is long enough; simulated: series of simulated cameras; validation: share of these, again,
             to validate on.
+        resting: series of simulated cameras at rest, see `tocsin.models.tampering.samples.resting`.
         steps: optimizer steps.
         frames: of a step.
         clean: share of them that is as the camera took it.
         blind: share of measures that a frame lacks, so that the network does not trust in few.
         places, kinds: weights of their losses beside that of frames.
-        quantile: share of clean validation frames that raise no alert at the level.
+        apart: clean validation frames for each alert that they may raise at the level: an hour's, at a frame every two seconds.
     """
 
     real: int = 48
     simulated: int = 192
+    resting: int = 30
     validation: float = 0.25
     steps: int = 450
     frames: int = 32
@@ -53,7 +55,7 @@ class Recipe:
     kinds: float = 0.3
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
-    quantile: float = 0.998
+    apart: int = 1800
 
 
 @dataclass(frozen=True)
@@ -135,16 +137,17 @@ def scored(model: TamperingModel, seen: Evidence, some: Series) -> Scored:
     return Scored(some.name, some.kind, scores, some.truth)
 
 
-def settled(model: TamperingModel, found: Sequence[Scored], quantile: float) -> TamperingModel:
-    """The model with the level that hardly any clean frame could raise an alert at, at least one half."""
-    clean = [held(one.scores, HOLD) for one in found if one.kind == CLEAN]
-    level = float(np.clip(np.nanquantile(np.concatenate(clean), quantile) if clean else 0.5, 0.5, 0.99))
-    return TamperingModel(replace(model.config, level=round(level, 3)), model.network)
+def settled(model: TamperingModel, found: Sequence[Scored], apart: int) -> TamperingModel:
+    """The model with the lowest level of `LEVELS` at which clean series raise at most one alert in `apart` frames.
 
-
-def held(scores: NDArray[np.floating], hold: int) -> NDArray[np.floating]:
-    """The least of each frame's score and those of the `hold - 1` before it: what an alert goes by, `[T - hold + 1]`."""
-    return np.lib.stride_tricks.sliding_window_view(scores, hold).min(1)
+    Alerts are counted, not frames: one series at which a lamp is switched has many high scores, but rings once.
+    """
+    clean = [one for one in found if one.kind == CLEAN]
+    most = sum(len(one.of(0.0)) for one in clean) // apart
+    steps = np.arange(LEVELS[0], LEVELS[1] + 1e-6, 0.005).round(3).tolist()
+    rings = (sum(rung(one, Interval(level=level)).false for one in clean) <= most for level in steps)
+    level = next((level for level, few in zip(steps, rings, strict=True) if few), LEVELS[1])
+    return TamperingModel(replace(model.config, level=level), model.network)
 
 
 def train(
@@ -162,7 +165,7 @@ def train(
         unseen: validation series with their evidence.
     """
     model = TamperingModel(config, fit(taught, config, recipe, seed=seed, report=report))
-    model = settled(model, judged(model, unseen), recipe.quantile)
+    model = settled(model, judged(model, unseen), recipe.apart)
     return Fitted(model, validated(model, unseen), by="auroc")
 
 
@@ -173,5 +176,5 @@ def judged(model: TamperingModel, unseen: Sequence[tuple[Evidence, Series]]) -> 
 
 def validated(model: TamperingModel, unseen: Sequence[tuple[Evidence, Series]]) -> dict[str, float]:
     """Figures on validation series."""
-    found = figures(judged(model, unseen), level=model.config.level, hold=HOLD)
+    found = figures(judged(model, unseen), Interval(level=model.config.level))
     return {"auroc": 0.0} | {name: value for name, value in found.items() if value is not None and value == value}

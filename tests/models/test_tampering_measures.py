@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tocsin.models.tampering import measures
-from tocsin.models.tampering.measures import APPEARANCE, GRID, MOTION, PRINT, SIZE, grey, measured
+from tocsin.models.tampering.measures import APPEARANCE, GRID, MOTION, PRINT, SIZE, measured
 from tocsin.models.tampering.memory import CELLS, FAR, LOOKS, MOVES, UNITS, Memory, MemoryConfig, step
+from tocsin.models.vision.flow import grey_frame
 
 CONFIG = MemoryConfig()
 CELL = SIZE[0] // GRID[0], SIZE[1] // GRID[1]
@@ -38,7 +39,7 @@ def cells(values: np.ndarray) -> np.ndarray:
 def test_measures_of_looks_are_those_of_a_loop_over_places() -> None:
     image = picture(grain=3)
     found = dict(zip(APPEARANCE, measured(image, None).appearance, strict=True))
-    shade = grey(image).astype(np.float64)
+    shade = grey_frame(image, SIZE).astype(np.float64)
     np.testing.assert_allclose(found["light"], cells(shade) / 255, atol=1e-4)
     np.testing.assert_allclose(found["red"], cells(image[..., 0].astype(float) - image[..., 1]) / 255, atol=1e-4)
     spread = np.sqrt(np.maximum(cells(shade**2) - cells(shade) ** 2, 0))
@@ -64,29 +65,29 @@ def test_grain_is_measured_as_its_deviation_and_blur_takes_detail_away() -> None
 def test_a_frame_without_one_before_has_no_motion_and_an_equal_one_stands_still() -> None:
     image = picture(grain=2)
     assert np.isnan(measured(image, None).motion).all()
-    found = dict(zip(MOTION, measured(image, grey(image)).motion, strict=True))
+    found = dict(zip(MOTION, measured(image, grey_frame(image, SIZE)).motion, strict=True))
     assert found["change"].max() == 0 and found["equal"].min() > 0.9 and found["fixed"].min() > 0.9
     assert found["flow"].max() < 0.05
-    other = dict(zip(MOTION, measured(picture(5, grain=2), grey(image)).motion, strict=True))
+    other = dict(zip(MOTION, measured(picture(5, grain=2), grey_frame(image, SIZE)).motion, strict=True))
     assert other["equal"].max() < 0.4 and other["change"].min() > 0.3 and other["fixed"].mean() < 0.5
 
 
 def test_a_moved_picture_flows_as_a_whole_and_a_moved_part_strays() -> None:
     image = picture()
     before = np.roll(image, 6, 1)
-    found = dict(zip(MOTION, measured(image, grey(before)).motion, strict=True))
+    found = dict(zip(MOTION, measured(image, grey_frame(before, SIZE)).motion, strict=True))
     inner = np.s_[2:-2, 3:-3]
     assert np.expm1(found["flow"][inner]).mean() == pytest.approx(3, rel=0.1)  # at half the size
     assert np.expm1(found["stray"][inner]).mean() < 0.3
     part = image.copy()
     part[60:120, 100:200] = before[60:120, 100:200]
-    strays = dict(zip(MOTION, measured(part, grey(image)).motion, strict=True))["stray"]
+    strays = dict(zip(MOTION, measured(part, grey_frame(image, SIZE)).motion, strict=True))["stray"]
     assert strays[4, 6:9].mean() > strays[:2].mean() + 0.2
 
 
 def test_a_print_is_the_signed_sum_of_its_cell() -> None:
     image = picture(grain=3)
-    shade, signs = grey(image).astype(np.float64), measures._pattern()
+    shade, signs = grey_frame(image, SIZE).astype(np.float64), measures._pattern()
     assert {*np.unique(signs)} == {-1.0, 1.0}
     found = measured(image, None).print
     for row, column in ((0, 0), (7, 19), (PRINT[0] - 1, PRINT[1] - 1)):
@@ -100,7 +101,7 @@ def remembered(frames: Sequence[np.ndarray], config: MemoryConfig = CONFIG) -> t
     memory, before, found = Memory.blank(1, config), None, []
     for image in frames:
         evidence, memory = step(memory, *(torch.from_numpy(p)[None] for p in measured(image, before)), config)
-        before = grey(image)
+        before = grey_frame(image, SIZE)
         found.append(evidence.features[0])
     return torch.stack(found), memory
 
@@ -144,7 +145,7 @@ def test_two_cameras_together_are_as_each_alone() -> None:
     memory, before = Memory.blank(2, config), [None, None]
     for number, pair in enumerate(zip(*films, strict=True)):
         found = [measured(image, past) for image, past in zip(pair, before, strict=True)]
-        before = [grey(image) for image in pair]
+        before = [grey_frame(image, SIZE) for image in pair]
         parts = (torch.from_numpy(np.stack(part)) for part in zip(*found, strict=True))
         evidence, memory = step(memory, *parts, config)
         for camera in (0, 1):

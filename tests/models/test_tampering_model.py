@@ -13,6 +13,7 @@ from tocsin.models.tampering.baselines import NAMES, baselines
 from tocsin.models.tampering.config import TamperingConfig
 from tocsin.models.tampering.evaluate import Scored, by_kind, figures, rung
 from tocsin.models.tampering.footage import Recording
+from tocsin.models.tampering.interval import Interval
 from tocsin.models.tampering.measures import GRID
 from tocsin.models.tampering.memory import FEATURES, UNITS, Evidence
 from tocsin.models.tampering.model import TOGETHER, TamperingModel, load
@@ -20,9 +21,9 @@ from tocsin.models.tampering.network import NetworkConfig, TamperingNetwork
 from tocsin.models.tampering.samples import CLEAN, UNSURE, WARM, evidence, series, targets, truth
 from tocsin.models.tampering.simulation.attacks import KINDS
 from tocsin.models.tampering.simulation.camera import Camera
-from tocsin.models.tampering.train import Recipe, held, lessons, settled, train
+from tocsin.models.tampering.train import Recipe, lessons, settled, train
 
-SMALL = NetworkConfig(width=8, heads=2)
+SMALL = NetworkConfig(width=8)
 
 
 def untrained(network: NetworkConfig = SMALL) -> TamperingModel:
@@ -37,7 +38,7 @@ def some_evidence(count: int) -> Evidence:
 
 @pytest.mark.parametrize(
     "network",
-    [SMALL, NetworkConfig(width=8, heads=2, fusion="mean"), NetworkConfig(width=8, heads=2, views=("motion",))],
+    [SMALL, NetworkConfig(width=8, heads=2, fusion="attention"), NetworkConfig(width=8, views=("motion",))],
 )
 def test_a_frame_is_judged_the_same_alone_and_in_any_batch(network: NetworkConfig) -> None:
     model, given = untrained(network), some_evidence(TOGETHER + 3)
@@ -53,7 +54,7 @@ def test_a_frame_is_judged_the_same_alone_and_in_any_batch(network: NetworkConfi
 
 
 def test_a_view_alone_sees_only_its_measures() -> None:
-    model, given = untrained(NetworkConfig(width=8, heads=2, views=("appearance",))), some_evidence(3)
+    model, given = untrained(NetworkConfig(width=8, views=("appearance",))), some_evidence(3)
     changed = given.features.clone()
     changed[:, 10:] += 1
     torch.testing.assert_close(model(given).score, model(Evidence(changed, given.seen)).score)
@@ -103,27 +104,37 @@ def test_figures_are_what_a_plain_count_gives() -> None:
     marks = np.array([0, 0, UNSURE, 1, 1, 1], np.float32)
     frozen = Scored("b", "frozen", np.array([nan, 0.3, 0.2, 0.8, 0.95, 0.95]), marks)
     painted = Scored("b", "painted", np.array([nan, 0.3, 0.2, 0.05, 0.05, 0.2]), marks)
-    found = figures([clean, frozen, painted], level=0.8, hold=2)
+    found = figures([clean, frozen, painted], Interval(level=0.8, hold=2))
     assert (found["false_alerts"], found["found"], found["delay"], found["clean_frames"]) == (1, 0.5, 1, 7)
     against = [0.1, 0.9, 0.9, 0.9, 0.2, 0.3, 0.3]
     pairs = [(s > c) + 0.5 * (s == c) for s in (0.8, 0.95, 0.95) for c in against]
     assert found["auroc_seen"] == pytest.approx(sum(pairs) / len(pairs)) and by_kind([clean, frozen])["frozen"] > 0.7
-    assert rung(clean, level=0.8, hold=4).false == 0 and rung(clean, level=0.8, hold=1).false == 1
-    assert (
-        math.isnan(figures([clean], level=0.8, hold=1)["auroc"] or 0)
-        and figures([clean], level=1, hold=1)["found"] is None
-    )
+    assert rung(clean, Interval(level=0.8, hold=4)).false == 0 and rung(clean, Interval(level=0.8, hold=1)).false == 1
+    alone = figures([clean], Interval(level=1, hold=1))
+    assert math.isnan(alone["auroc"] or 0) and alone["found"] is None
 
 
-def test_the_level_is_what_alerts_go_by() -> None:
-    assert held(np.array([0.9, 0.8, 0.2, 0.9, 0.95, 0.9]), 2).tolist() == [0.8, 0.2, 0.2, 0.9, 0.9]
+def test_an_interval_holds_on_only_once_it_rings() -> None:
+    def lengths(scores: list[float]) -> list[int]:
+        interval, found = Interval(level=0.8, ease=0.5, hold=3), [0]
+        for score in scores:
+            found.append(interval.length(found[-1], score))
+        return found[1:]
+
+    assert lengths([0.9, 0.5, 0.9, 0.9, 0.9, 0.5, 0.39, 0.5]) == [1, 0, 1, 2, 3, 4, 0, 0]
+    assert lengths([math.nan, 0.8, math.nan]) == [0, 1, 0]
+
+
+def test_the_level_is_the_lowest_at_which_clean_series_hardly_ring() -> None:
     flash, lamp = np.zeros(100), np.zeros(100)
-    flash[50:52], lamp[50:70] = 0.97, 0.8
+    flash[50:54], lamp[50:70] = 0.97, 0.803
     marks = np.zeros(100, np.float32)
-    levels = [
-        settled(untrained(), [Scored("a", CLEAN, some, marks)], 0.98).config.level for some in (flash, lamp, lamp / 4)
-    ]
-    assert levels == [0.5, 0.8, 0.5]
+
+    def level(*clean: np.ndarray, apart: int = 1000) -> float:
+        return settled(untrained(), [Scored("a", CLEAN, some, marks) for some in clean], apart).config.level
+
+    assert [level(flash), level(lamp), level(lamp / 4), level(lamp + 0.19)] == [0.5, 0.805, 0.5, 0.99]
+    assert level(lamp, lamp, apart=200) == 0.805 and level(lamp, flash, apart=200) == 0.5
 
 
 def test_baselines_ring_for_what_they_know() -> None:

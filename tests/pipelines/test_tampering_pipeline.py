@@ -15,6 +15,8 @@ import torch
 from polars.testing import assert_frame_equal
 
 from tocsin.models.domain import Shot
+from tocsin.models.tampering.evaluate import Scored, rung
+from tocsin.models.tampering.interval import Interval
 from tocsin.models.tampering.measures import GRID
 from tocsin.models.tampering.model import SHIPPED, load
 from tocsin.models.tampering.simulation.attacks import KINDS, attacked
@@ -81,6 +83,13 @@ def test_columns_say_the_interval_and_nothing_before_the_camera_is_known(
             kept.append(sequence)
         run = run + 1 if tampered else 0
     assert rows.filter(pl.col("frame").is_not_null())["sequence"].to_list() == kept and len(kept) > 2
+
+
+def test_it_rings_where_figures_count_an_alert(frozen: tuple[pl.DataFrame, list[Any]]) -> None:
+    rows, (raised, _) = frozen
+    scores, marks = rows["score"].to_numpy(), np.arange(len(rows)) >= BEGIN
+    counted = rung(Scored("gate", "frozen", scores, marks.astype(np.float32)), Interval(level=0.8, hold=3))
+    assert counted.false == 0 and counted.delay == raised.data["sequence"] - BEGIN
 
 
 def test_the_model_says_the_same_of_the_film_alone(frozen: tuple[pl.DataFrame, list[Any]]) -> None:
