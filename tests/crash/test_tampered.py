@@ -31,7 +31,7 @@ def frames(rng: random.Random) -> Iterator[Sent]:
 
 @pytest.mark.slow  # test_frames.py kills a pipeline of frames
 def test_each_interval_is_said_once_and_as_replayed_wherever_the_process_is_killed(make_job: MakeJob) -> None:
-    options, rng = {"warm": 20, "hold": 2, "keep_every": 4}, random.Random(7)
+    options, rng = {"level": 0.6, "warm": 20, "hold": 2, "keep_every": 4}, random.Random(7)
     job = make_job(factory="tocsin.pipelines.tampering:pipeline", rows=16, every="500ms", **options)
     film = Film(job, disturbed(rng, frames(rng)), ("tampering", SHIPPED))
     film.killed(kills=KILLS, between=24, seed=7)
