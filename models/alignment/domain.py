@@ -194,7 +194,11 @@ def _views(source: str) -> list[str]:
     from tocsin.models.vision.video import is_clip
 
     folder = Path(source)
-    found = [str(path) for path in listed(folder) if is_clip(path)] if folder.is_dir() else source.split(",")
+    found = (
+        [str(path) for path in listed(folder) if is_clip(path)]
+        if folder.is_dir()
+        else [part.strip() for part in source.split(",")]
+    )
     if len(found) != 2:
         raise ValueError(
             f"{source}: expected a folder with two clips, or two clips or URLs with a comma between them, one of each "

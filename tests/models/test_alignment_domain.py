@@ -32,7 +32,7 @@ def test_two_clips_of_a_folder_are_sent_together(tmp_path: Path) -> None:
     assert feed.shots is not None and feed.rate == 20
     found = [(shot.facts["view"], int(shot.picture[0, 0, 0])) for shot in feed.shots]
     assert found == [("first", 200), ("second", 50), ("first", 201), ("second", 51)]
-    listed = ",".join(str(tmp_path / name) for name in ("light", "heat"))
+    listed = ", ".join(str(tmp_path / name) for name in ("light", "heat"))
     turned = domain.feed(listed, seed=0, rate=20, model=None).shots or ()
     assert [(shot.facts["view"], int(shot.picture[0, 0, 0])) for shot in turned][:2] == [("first", 50), ("second", 200)]
     (tmp_path / "third").mkdir()
