@@ -47,3 +47,8 @@ def test_a_push_in_daylight_is_found_and_the_quiet_time_before_it_is_quiet(monke
     found = domain.evaluate(SHIPPED, "shipped", SIM, pairs=1, hours=4)
     assert (found.figures["found"], found.figures["false_per_week"]) == (1.0, 0.0)
     assert found.counted == {"pairs": 15, "rigs": 1, "hours": 4} and found.parts["rigs"]["40002"]["confident"] > 0.8
+
+
+def test_too_few_hours_for_a_reference_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"--hours: expected 4 or more, .*, got 1; or 0"):
+        domain.evaluate(SHIPPED, "shipped", SIM, hours=1)
