@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -120,10 +120,37 @@ def restore(network: nn.Module, directory: Path, *, later: tuple[str, ...] = ())
 
     Args:
         later: beginnings of names that weights of earlier versions lack; those stay as they are.
+
+    Raises:
+        ValueError: they are those of another network.
     """
     weights = files.read_weights(directory / WEIGHTS_FILE)
     known = {name: tensor for name, tensor in network.state_dict().items() if later and name.startswith(later)}
-    network.load_state_dict({**known, **weights})
+    fill(network, {**known, **weights}, directory)
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], directory: Path) -> None:
+    """Load weights into a network.
+
+    Args:
+        directory: that they come from.
+
+    Raises:
+        ValueError: they are those of another network; the first difference is named.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted({*expected, *got}):
+        if expected.get(name) != got.get(name):
+            raise ValueError(
+                f"{directory / WEIGHTS_FILE}: expected {name} as in the network of {CONFIG_FILE}, {_shape(expected, name)}, got "
+                f"{_shape(got, name)}; train the model again"
+            )
+    network.load_state_dict(weights)
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    return str(list(shapes[name])) if name in shapes else "none"
 
 
 def placed(device: str) -> torch.device:

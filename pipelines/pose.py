@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import torch
@@ -21,6 +22,7 @@ from tocsin.models.pose.model import PoseModel, load
 from tocsin.models.pose.motion import pairs_of
 from tocsin.models.pose.network import PoseState
 from tocsin.models.states import select
+from tocsin.models.vision.picture import shape_of
 from tocsin.pipelines.parts import places
 from tocsin.pipelines.parts.cameras import CameraOptions
 from tocsin.pipelines.runtime import (
@@ -111,7 +113,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Reorder(late=o.late),
             Gaps(by="sequence"),
             Pixels(fields[1]),
-            Track(network, focal=o.focal, depth=o.depth),
+            Track(network, focal=o.focal, depth=o.depth, file=fields[0].name),
             places.Places(most=o.places, away=milliseconds(o.away)),
             Keep(when="keep", folder=f"frames/{o.name}", suffix=".jpg", into="frame"),
         ],
@@ -140,10 +142,11 @@ class Track(Stage):
         model: it predicts the steps.
         focal: of the cameras, in frame widths; None: the model's own.
         depth: mean depth of a track's first frame, m.
+        file: column of the frames' files, which tell their aspect ratio.
     """
 
-    def __init__(self, model: PoseModel, *, focal: float | None, depth: float) -> None:
-        self._model, self._lens, self._depth = model, model.lens(focal), depth
+    def __init__(self, model: PoseModel, *, focal: float | None, depth: float, file: str) -> None:
+        self._model, self._focal, self._depth, self._file = model, focal, depth, file
         self._lapse = round(model.config.lapse * 1000)
         self._threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "pose")
 
@@ -164,7 +167,9 @@ class Track(Stage):
         count, cells = len(rows), state.cells
         grey, now = self._model.grey(rows.tensors["pixels"]), ctx.times(rows)
         before, fresh = self._before(rows, grey, now, state)
-        pairs = pairs_of(before, grey, self._lens, each=self._threads.map)
+        shapes = [shape_of(file.as_py()) for file in rows.table.column(self._file)]
+        lenses = np.array([self._model.lens(self._focal, shape) for shape in shapes]).reshape(-1, 3, 3)
+        pairs = pairs_of(before, grey, lenses, each=self._threads.map)
         track = torch.zeros(count, dtype=torch.int64)
         place, turn = torch.zeros(count, 3, dtype=torch.float64), torch.zeros(count, 4, dtype=torch.float64)
         said = torch.full((count, 3), torch.nan)

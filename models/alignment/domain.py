@@ -36,6 +36,8 @@ EVERY_S = 300.0
 """Seconds between the pairs of simulated rigs that are evaluated."""
 RIGS = range(30_000, 30_003)
 """Simulated rigs that are evaluated."""
+SHORTEST = 4
+"""Hours of such a rig, at least: its reference takes 15 confident pairs."""
 PUSHED = 3.0
 """Pixels by which a camera is pushed in them."""
 
@@ -113,9 +115,14 @@ class Rigs(Domain):
         data: str,
         *,
         pairs: Annotated[int, Option("Simulated pairs of each gap and size of motion.", least=1)] = TESTED,
-        hours: Annotated[int, Option("Hours of each simulated rig through the pipeline; 0: none.", least=0)] = 0,
+        hours: Annotated[
+            int, Option("Hours of each simulated rig through the pipeline, 4 or more; 0: none.", least=0)
+        ] = 0,
     ) -> Evaluation:
         """Align pairs with a truth, see `tocsin.models.alignment.evaluate.recorded`, or simulated ones.
+
+        Raises:
+            ValueError: there are no pairs that show something, or the hours are too few for a reference.
 
         Returns:
             The median `error` in pixels, the share `within_2` and `within_3`, the share that is `confident`, and the share of these
@@ -126,6 +133,10 @@ class Rigs(Domain):
         from tocsin.models.alignment.baselines import BASELINES
         from tocsin.models.alignment.model import load
 
+        if 0 < hours < SHORTEST:
+            raise ValueError(
+                f"--hours: expected {SHORTEST} or more, in which a reference is found before the push, got {hours}; or 0"
+            )
         model = load(folder)
         least = model.config.watch.confident
         if data == SIM:
@@ -194,7 +205,11 @@ def _views(source: str) -> list[str]:
     from tocsin.models.vision.video import is_clip
 
     folder = Path(source)
-    found = [str(path) for path in listed(folder) if is_clip(path)] if folder.is_dir() else source.split(",")
+    found = (
+        [str(path) for path in listed(folder) if is_clip(path)]
+        if folder.is_dir()
+        else [part.strip() for part in source.split(",")]
+    )
     if len(found) != 2:
         raise ValueError(
             f"{source}: expected a folder with two clips, or two clips or URLs with a comma between them, one of each "

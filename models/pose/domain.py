@@ -117,11 +117,13 @@ class Pose(Domain):
                 unlabelled += 1
                 continue
             greys: list[NDArray[np.uint8]] = []
-            lens = known.focal or focal
+            lens, shape = known.focal or focal, model.size
 
             def shots(pictures: Iterable[Frame], greys: list[NDArray[np.uint8]] = greys) -> Iterator[Shot]:
+                nonlocal shape
                 for picture in pictures:  # a whole film in colour would not fit in memory
                     greys.append(grey_frame(picture, model.size))
+                    shape = picture.shape[0], picture.shape[1]
                     yield Shot(picture)
 
             film = shots(islice(shown_frames, len(known.way.place)))
@@ -131,7 +133,7 @@ class Pose(Domain):
                 continue
             films[name] = _figures(compared(steps_of(table), known.way.first(len(greys))), known)
             for other, function in BASELINES.items():
-                found = getattr(odometry, function)(greys, model.lens(lens))
+                found = getattr(odometry, function)(greys, model.lens(lens, shape))
                 beside[other].append(_figures(compared(found, known.way.first(len(greys))), known))
             frames += len(greys)
         if not films:
@@ -143,7 +145,8 @@ class Pose(Domain):
             counted={"films": len(films), "frames": frames, "seconds": frames / RATE},
             left_out={"clips without a path": unlabelled, "clips of fewer than two frames": short},
             lines=[
-                f"{name}: " + ", ".join(f"{key} {shown(value, 3)}" for key, value in figures.items())
+                f"{name}: "
+                + ", ".join(f"{key} {shown(value if value == value else None, 3)}" for key, value in figures.items())
                 for name, figures in films.items()
             ],
         )

@@ -35,11 +35,17 @@ class PoseModel(Stored[PoseConfig]):
         """Height and width of the frames."""
         return self.config.height, self.config.width
 
-    def lens(self, focal: float | None = None) -> NDArray[np.float64]:
-        """The matrix of a lens whose focal length is `focal` frame widths; None: the config's."""
+    def lens(self, focal: float | None = None, shape: tuple[int, int] | None = None) -> NDArray[np.float64]:
+        """The matrix of a lens whose focal length is `focal` frame widths; None: the config's.
+
+        Args:
+            shape: rows and columns of the frames before they were scaled to `size`, which stretches those of another aspect ratio.
+        """
         height, width = self.size
+        rows, columns = shape or self.size
         pixels = width * (focal or self.config.focal)
-        return np.array([[pixels, 0, (width - 1) / 2], [0, pixels, (height - 1) / 2], [0, 0, 1]])
+        tall = pixels * ((height * columns) / (width * rows))
+        return np.array([[pixels, 0, (width - 1) / 2], [0, tall, (height - 1) / 2], [0, 0, 1]])
 
     def grey(self, pixels: Tensor) -> Tensor:
         """`[B, 3, H, W] uint8` -> `[B, *size] uint8`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import repeat
 
 import numpy as np
 import torch
@@ -57,19 +56,21 @@ def pairs_of(
     *,
     each: Callable[..., Iterable[tuple[Array, Array, Array]]] = map,
 ) -> Pairs:
-    """Measure pairs of grey frames, `[B, H, W] uint8` each, with the lens `[3, 3]`.
+    """Measure pairs of grey frames, `[B, H, W] uint8` each.
 
     Args:
+        lens: `[3, 3]`, or one of each pair, `[B, 3, 3]`.
         each: maps a function over pairs. A thread pool's `map` runs them in parallel, since OpenCV releases the GIL.
     """
     size, count = tuple(before.shape[1:]), len(before)
-    now = straightened(flow.places((size[0], size[1]), EVERY), lens)
-    found = list(each(measured, before.numpy(), after.numpy(), repeat(lens)))
-    shapes = (len(now), 2), (len(now), 2), (7,)
+    lenses, points = np.broadcast_to(lens, (count, 3, 3)), flow.places((size[0], size[1]), EVERY)
+    now = (points - lenses[:, None, :2, 2]) / lenses[:, None, [0, 1], [0, 1]]
+    found = list(each(measured, before.numpy(), after.numpy(), lenses))
+    shapes = (len(points), 2), (len(points), 2), (7,)
     parts = [np.stack(part) for part in zip(*found, strict=True)] if found else [np.zeros((0, *s)) for s in shapes]
     then, trust, guess = (torch.from_numpy(part.astype(np.float32)) for part in parts)
-    here = torch.from_numpy(now.astype(np.float32)).expand(count, -1, -1)
-    return Pairs(here, then, trust, guess, torch.full((count,), float(lens[0, 0])))
+    here, focal = torch.from_numpy(now.astype(np.float32)), torch.from_numpy(lenses[:, 0, 0].astype(np.float32))
+    return Pairs(here, then, trust, guess, focal)
 
 
 def measured(before: NDArray[np.uint8], after: NDArray[np.uint8], lens: Array) -> tuple[Array, Array, Array]:

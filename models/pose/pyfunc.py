@@ -35,10 +35,11 @@ class Film:
 
         from tocsin.models.pose.geometry import vector
 
-        greys = [grey_frame(picture, self._model.size) for picture in pictures(model_input[FRAME])]
+        shown = [(grey_frame(picture, self._model.size), picture.shape[:2]) for picture in pictures(model_input[FRAME])]
         state, rows = self._model.blank(1), []
-        for before, after in pairwise(greys):
-            pair = pairs_of(torch.from_numpy(before)[None], torch.from_numpy(after)[None], self._model.lens())
+        for (before, _), (after, shape) in pairwise(shown):
+            lens = self._model.lens(shape=(shape[0], shape[1]))
+            pair = pairs_of(torch.from_numpy(before)[None], torch.from_numpy(after)[None], lens)
             steps, state = self._model(state, pair)
             shift = steps.direction * steps.length.exp()[:, None]
             row = torch.cat([vector(steps.turn), shift, steps.confidence.sigmoid()[:, None]], 1)

@@ -22,7 +22,7 @@ from tocsin.models.surprise.detector import DetectorState, Verdict
 from tocsin.models.surprise.motion import Motion
 from tocsin.models.surprise.network import Expected, Predictor, PredictorState, surprise
 from tocsin.models.surprise.triage import CALM, Triage, evidence
-from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
+from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE, fill
 from tocsin.models.vision.appearance import Eye
 from tocsin.models.vision.encoder import Encoder
 from tocsin.models.vision.encoder import load as load_encoder
@@ -214,7 +214,7 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> SurpriseModel
     config = SurpriseConfig.load(Path(directory))
     weights = files.read_weights(Path(directory) / WEIGHTS_FILE)
     predictor = Predictor(config.network, width=len(weights["centre"]), rank=config.rank)
-    predictor.load_state_dict({name: t for name, t in weights.items() if not name.startswith(TRIAGE)})
+    fill(predictor, {name: t for name, t in weights.items() if not name.startswith(TRIAGE)}, Path(directory))
     triage = None
     if config.triage:
         triage = Triage(config.triage, tokens=config.network.tokens, compensates=config.network.compensates)

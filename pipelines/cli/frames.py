@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 WIDTH = 320
 """Width of a frame on the sheet, in pixels."""
+TALLEST = 2 * WIDTH
+"""Height of a frame on the sheet, at most; a taller one is squeezed."""
 COLUMNS = 4
 AROUND = 4
 """Frames before and after an event, on its line of the sheet."""
@@ -58,7 +60,8 @@ def frames(
         frame_rows = frame_rows.filter(pl.col("key") == camera)
     row_lines = _lines(frame_rows, last)
     if not row_lines:
-        raise ConfigError(f"pipeline {pipeline}: expected kept frames, got none yet; wait for an alert")
+        of = "" if camera is None else f" of {camera}"
+        raise ConfigError(f"pipeline {pipeline}: expected kept frames{of}, got none yet; wait until one is kept")
     files = lake.open().files
     lines = [[_drawn(content, row) for row in line if (content := _file(files, row["frame"]))] for line in row_lines]
     drawn = sum(map(len, lines))
@@ -118,7 +121,7 @@ def _drawn(file: bytes, row: dict[str, Any]) -> Image:
     from tocsin.models.vision.picture import decode
 
     picture = decode(file)[..., ::-1]  # OpenCV draws in BGR
-    height = round(picture.shape[0] * WIDTH / picture.shape[1])
+    height = min(max(round(picture.shape[0] * WIDTH / picture.shape[1]), 1), TALLEST)
     image = cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA)
     if places := row.get("map"):
         grid = np.asarray(places, np.float32)

@@ -16,6 +16,7 @@ import simplejpeg
 from typer.testing import CliRunner
 
 from tests.support.dives import SIZE
+from tocsin.pipelines.cli import frames
 from tocsin.pipelines.cli.app import app
 
 FRAME_HEIGHT, LINE, WIDTH = 213, 18, 320
@@ -128,8 +129,8 @@ def test_a_sheet_of_nothing_is_one_line(table: Table) -> None:
     table.write("rul", [{name: one[name] for name in ("key", "event_time", "score")}])
     (table.folder / one["frame"]).unlink()
     for name, more, why in [
-        ("quiet", [], "pipeline quiet: expected kept frames, got none yet; wait for an alert"),
-        ("surprise", ["--camera", "stern"], "pipeline surprise: expected kept frames, got none yet"),
+        ("quiet", [], "pipeline quiet: expected kept frames, got none yet; wait until one is kept"),
+        ("surprise", ["--camera", "stern"], "pipeline surprise: expected kept frames of stern, got none yet"),
         (
             "surprise",
             [],
@@ -141,3 +142,10 @@ def test_a_sheet_of_nothing_is_one_line(table: Table) -> None:
         said = tocsin(table.settings, "frames", name, *more, "--out", str(table.folder / "sheet.png")).why
         assert why in said and "\n" not in said
     assert not (table.folder / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(("shape", "height"), [((2, 2000), 1), ((2000, 2), 640), ((90, 160), 180)])
+def test_a_frame_of_any_shape_has_its_place(shape: tuple[int, int], height: int) -> None:
+    row = {"key": "a", "event_time": datetime(2026, 1, 1, tzinfo=UTC), "map": [[0.0, 1.0]], "score": 0.5}
+    image = frames._drawn(simplejpeg.encode_jpeg(np.zeros((*shape, 3), np.uint8)), row)
+    assert image.shape == (height + frames.LINE, frames.WIDTH, 3)

@@ -32,7 +32,7 @@ def test_two_clips_of_a_folder_are_sent_together(tmp_path: Path) -> None:
     assert feed.shots is not None and feed.rate == 20
     found = [(shot.facts["view"], int(shot.picture[0, 0, 0])) for shot in feed.shots]
     assert found == [("first", 200), ("second", 50), ("first", 201), ("second", 51)]
-    listed = ",".join(str(tmp_path / name) for name in ("light", "heat"))
+    listed = ", ".join(str(tmp_path / name) for name in ("light", "heat"))
     turned = domain.feed(listed, seed=0, rate=20, model=None).shots or ()
     assert [(shot.facts["view"], int(shot.picture[0, 0, 0])) for shot in turned][:2] == [("first", 50), ("second", 200)]
     (tmp_path / "third").mkdir()
@@ -47,3 +47,8 @@ def test_a_push_in_daylight_is_found_and_the_quiet_time_before_it_is_quiet(monke
     found = domain.evaluate(SHIPPED, "shipped", SIM, pairs=1, hours=4)
     assert (found.figures["found"], found.figures["false_per_week"]) == (1.0, 0.0)
     assert found.counted == {"pairs": 15, "rigs": 1, "hours": 4} and found.parts["rigs"]["40002"]["confident"] > 0.8
+
+
+def test_too_few_hours_for_a_reference_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"--hours: expected 4 or more, .*, got 1; or 0"):
+        domain.evaluate(SHIPPED, "shipped", SIM, hours=1)

@@ -92,5 +92,5 @@ def test_weights_from_before_there_was_a_reference_load_and_are_not_watched(tmp_
     save_file({n: t for n, t in weights.items() if not n.startswith("reference.")}, tmp_path / WEIGHTS_FILE)
     assert load(tmp_path, "cpu").reference.distribution() is None
     save_file({n: t for n, t in weights.items() if not n.startswith("network.")}, tmp_path / WEIGHTS_FILE)
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(ValueError, match=r"expected network\..* as in the network of config.json, \[.*\], got none"):
         load(tmp_path, "cpu")

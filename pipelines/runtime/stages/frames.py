@@ -62,7 +62,7 @@ class Gaps(Stage):
             before = g.previous(position, last[g.slots])
             missed = torch.where(before > NEVER, position - before - 1, 0).clamp(min=0)
             last[g.slots] = position[g.newest]
-        ctx.counts["missed"] += int(missed.sum())
+        ctx.counts["missed"] += int(missed.double().sum())  # a source may say any number: integers would overflow
         return rows.with_columns({"missed": pa.array(missed.numpy())})
 
 

@@ -294,6 +294,12 @@ def test_what_is_missing_before_a_row_is_counted_a_key_at_a_time_whatever_the_st
     assert sum(o.counts["missed"] for o in outcomes) == sum(wanted)
 
 
+def test_sources_that_leap_to_the_last_number_do_not_take_away_from_the_count() -> None:
+    last = 2**63 - 1
+    (outcome,) = _steps(_pipeline(Gaps(by="at")), [("a", 0), ("a", last), ("b", 0), ("b", last)], [])
+    assert outcome.counts["missed"] == pytest.approx(2 * last)
+
+
 def _filmed(*stages: Stage, results: Sequence[pa.Field] = FIELDS, **more: Any) -> Pipeline:
     """Create a pipeline of readings with frames of 2 x 3 pixels."""
     (file, pixels) = frame_fields(2, 3)
