@@ -74,7 +74,7 @@ def fit(
     _scale(network, rng, lessons, weights)
     network.train()
     labels = _labels(lessons, recipe.robust, recipe.steps) if recipe.robust else None
-    sources = _by_label(lessons, "source")
+    sources = _by_label(lessons, "source") if labels else None
     optimization = Optimization(
         network,
         steps=recipe.steps,
@@ -84,7 +84,7 @@ def fit(
     )
     for number in range(recipe.steps):
         right = labels.right if labels and labels.judged else None
-        often = _often(labels, sources) if labels else None
+        often = _often(labels, sources) if labels and sources is not None else None
         seen, kinds, shares, at = sampled(rng, lessons, weights, recipe.pictures, often=often)
         judged = network(_noisy(seen, recipe.noise))
         of_pictures = labels.loss(at, F.log_softmax(judged.pictures, 1)).mean() if labels else None
