@@ -48,7 +48,7 @@ class Recipe:
     weight_decay: float = 1e-2
     noise: float = 0.1
     places: float = 1.0
-    real: float = 0.35
+    real: float = 0.25
     frames: int = 200
     closer_steps: int = 300
     robust: Robust | None = None
