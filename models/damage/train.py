@@ -1,4 +1,4 @@
-"""Training: the network on augmented and simulated pictures, then the closer looks on simulated frames."""
+"""Training of the network on augmented and simulated pictures."""
 
 from __future__ import annotations
 
@@ -34,8 +34,6 @@ class Recipe:
         noise: deviation of the factor that each channel of tokens is multiplied by.
         places: weight of the places' loss beside that of whole pictures.
         real: weight of each real collection where the simulation has 1.
-        frames: simulated frames for the closer looks.
-        closer_steps: optimizer steps for them.
         robust: how labels of real pictures that may be wrong are trained on; None: as if all were right.
     """
 
@@ -49,8 +47,6 @@ class Recipe:
     noise: float = 0.1
     places: float = 1.0
     real: float = 0.25
-    frames: int = 200
-    closer_steps: int = 300
     robust: Robust | None = None
 
 
