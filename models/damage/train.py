@@ -40,7 +40,7 @@ class Recipe:
     drawn: int = 3600
     copies: int = 10
     most: int = 1400
-    steps: int = 700
+    steps: int = 250
     pictures: int = 24
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
