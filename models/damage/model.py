@@ -156,5 +156,7 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> DamageModel:
     model = DamageModel(config, DamageNetwork(config.network), Trunk(placed(device)))
     weights = read_weights(Path(directory) / WEIGHTS_FILE)
     # Earlier versions also learned the order and the context of close looks.
-    fill(model.weights, {name: part for name, part in weights.items() if not name.startswith("closer.")}, Path(directory))
+    fill(
+        model.weights, {name: part for name, part in weights.items() if not name.startswith("closer.")}, Path(directory)
+    )
     return model
