@@ -1,7 +1,7 @@
 """Damage across data sets: trained on some, judged on another that no training saw, beside baselines. Tables of docs/damage.md.
 
-`python -m benchmarks.damage MASONRY SALT BRICK [--steps 500] [--seeds 0 1 2]`: three folders of pictures, see
-`tocsin.models.damage.pictures`. Without a GPU, a seed of a form takes a few minutes.
+`python -m benchmarks.damage MASONRY SALT BRICK [--steps 250] [--seeds 0 1 2] [--drawn 3600] [--tables ...]`: three folders of
+pictures, see `tocsin.models.damage.pictures`. On one core, a seed of a form takes a minute, and the pictures of a table three.
 """
 
 from __future__ import annotations
@@ -95,10 +95,14 @@ def said(judge: Judge, unseen: Sequence[Lessons]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs=3, type=Path)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--drawn", type=int, default=Recipe().drawn, help="drawings to train on, where there are any")
+    parser.add_argument("--tables", nargs="+", type=int, help="which of the tables, from 1 [all]")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=[*FORMS])
     options = parser.parse_args()
-    recipe, trunk = replace(Recipe(), steps=options.steps), Trunk(torch.device("cpu"))
+    torch.set_num_threads(1)
+    recipe, trunk = replace(Recipe(), steps=options.steps, drawn=options.drawn), Trunk(torch.device("cpu"))
     masonry, salt, brick = (labelled(folder)[0] for folder in options.folders)
     (masonry_first, masonry_last), (brick_first, brick_last) = held_back(masonry), held_back(brick)
     cracks = [picture for picture in masonry if picture.kind in ("intact", "crack")]
@@ -110,11 +114,13 @@ def main() -> None:
         "brick -> masonry": ([brick], 0, cracks),
         "within brick": ([brick_first], 0, brick_last),
     }
-    for name, (sets, drawings, test) in tables.items():
+    for number, (name, (sets, drawings, test)) in enumerate(tables.items(), 1):
+        if options.tables and number not in options.tables:
+            continue
         training, unseen = lessons(sets, drawings, recipe, trunk), clean(test, trunk)
         weights = [recipe.real] * len(sets) + [1.0] * bool(drawings)
         print(f"{name}: {len(test)} pictures", flush=True)
-        for form, config in FORMS.items():
+        for form, config in ((form, FORMS[form]) for form in options.forms):
             found = []
             for seed in options.seeds:
                 network = fit(training, weights, DamageConfig(network=config), recipe, seed=seed)

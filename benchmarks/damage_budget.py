@@ -1,6 +1,6 @@
 """Quality and time of a patch budget on frames of 1080p: by the model's confidence, by chance, and by an oracle.
 
-`python -m benchmarks.damage_budget DIR ... [--frames 60] [--model DIR]`: frames are simulated over the intact pictures of folders,
+`python -m benchmarks.damage_budget DIR ... [--frames 48] [--model DIR]`: frames are simulated over the intact pictures of folders,
 see `tocsin.models.damage.pictures`, which the model must not have been trained on.
 """
 
@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tocsin.models.damage import closer
-from tocsin.models.damage.frames import batch, lost
+from tocsin.models.damage.frames import batch, thin
 from tocsin.models.damage.model import SHIPPED, DamageModel, load
 from tocsin.models.damage.pictures import labelled
 from tocsin.models.damage.simulation.frames import frame
@@ -46,16 +45,16 @@ class Curve:
         size = plan.size[0] * plan.finer, plan.size[1] * plan.finer
         fine, grid = scaled(picture, size), (plan.grid[0] * plan.finer, plan.grid[1] * plan.finer)
         _, judged = model.judge(batch([scaled(picture, plan.size)]))
-        close = model.looks(fine, plan, torch.arange(len(plan.corners)), model.context(judged, plan))
+        close = model.looks(fine, plan, torch.arange(len(plan.corners)))
         truth = cv2.resize(mask, grid[::-1], interpolation=cv2.INTER_AREA) > 0.1
         rows, columns = plan.side
         covered = torch.tensor([float(truth[y : y + rows, x : x + columns].sum()) for y, x in plan.corners.tolist()])
         orders: dict[str, Tensor] = {
-            "confidence": model.confidence(judged, lost(fine, plan.grid), plan),
+            "confidence": model.confidence(judged, thin(fine, plan.grid), plan),
             "chance": torch.from_numpy(rng.random(len(covered))),
             "oracle": -covered,
         }
-        coarse = closer.enlarged(judged.places[0], grid)
+        coarse = model.enlarged(judged, plan)
         self.truths.append(truth.ravel())
         self.kinds.append(kind)
         for order, confidence in orders.items():
@@ -83,7 +82,7 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--frames", type=int, default=60)
+    parser.add_argument("--frames", type=int, default=48)
     parser.add_argument("--model", type=Path, default=SHIPPED)
     options = parser.parse_args()
     torch.set_num_threads(1)

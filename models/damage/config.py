@@ -31,7 +31,7 @@ class DamageConfig:
     small: int = 224 * 224
     large: int = 272 * 480
     finest: int = 4
-    budget: float = 0.6
+    budget: float = 0.4
     level: float = 0.5
     place: float = 0.5
     appearance: Appearance | None = None

@@ -50,8 +50,6 @@ class Damage(Domain):
             ValueError: there are no pictures.
         """
         from tocsin.models.attempts import Fitted, each_seed, keep
-        from tocsin.models.damage.closer import Closer
-        from tocsin.models.damage.closer_train import fit_closer, glances
         from tocsin.models.damage.config import DamageConfig
         from tocsin.models.damage.model import DamageModel
         from tocsin.models.damage.train import Recipe, Report, fit
@@ -61,20 +59,18 @@ class Damage(Domain):
 
         place, recipe = run.place("damage"), Recipe(robust=Robust() if robust else None)
         if steps is not None:
-            recipe = replace(recipe, steps=steps, closer_steps=min(steps, recipe.closer_steps))
+            recipe = replace(recipe, steps=steps)
         if drawn is not None:
-            recipe = replace(recipe, drawn=drawn, frames=min(drawn, recipe.frames))
+            recipe = replace(recipe, drawn=drawn)
         trunk = Trunk(placed("auto"))
         folders = _folders(run)
-        lessons, weights, unseen, real = _lessons(run, folders, recipe, trunk)
+        lessons, weights, unseen = _lessons(run, folders, recipe, trunk)
         usual = _appearance(folders)
 
         def one(seed: int, report: Report) -> Fitted[DamageModel]:
             config = DamageConfig(appearance=usual)
             network = fit(lessons, weights, config, recipe, seed=seed, report=report)
-            model = DamageModel(config, network, Closer(config.network.width), trunk)
-            closer = fit_closer(model, glances(model, real, recipe.frames, seed=TRAIN_SEED), recipe, seed=seed)
-            model = DamageModel(config, network, closer, trunk)
+            model = DamageModel(config, network, trunk)
             return Fitted(model, _figures(model, unseen), by="macro_f1")
 
         def line(figures: dict[str, float]) -> str:
@@ -176,8 +172,8 @@ def _folders(run: Training) -> list[list[Labelled]]:
 
 def _lessons(
     run: Training, folders: Sequence[Sequence[Labelled]], recipe: Recipe, trunk: Trunk
-) -> tuple[list[Lessons], list[float], list[Lessons], list[NDArray[np.uint8]]]:
-    """Pictures to train on with the weight of each source, those to validate on, and real intact walls to draw over."""
+) -> tuple[list[Lessons], list[float], list[Lessons]]:
+    """Pictures to train on, the weight of each source, and those to validate on."""
     import numpy as np
 
     from tocsin.models.damage.lessons import Collected, augmented, drawn, fitted
@@ -217,7 +213,7 @@ def _lessons(
         for _ in range(min(VALIDATION, recipe.drawn)):
             picture, kind, _ = drawn(other)
             unseen.add(picture, kind, source=len(weights))
-    return collected.lessons(), weights, unseen.lessons(), real
+    return collected.lessons(), weights, unseen.lessons()
 
 
 def _appearance(folders: Sequence[Sequence[Labelled]]) -> Appearance:

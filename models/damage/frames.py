@@ -64,17 +64,13 @@ def batch(pictures: list[Picture]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
-def lost(fine: Picture, grid: tuple[int, int]) -> Tensor:
-    """What the coarse look does not see of a picture: relief that is finer than its pixels, `[2, h, w]`, about 0 to 4.
+def thin(fine: Picture, grid: tuple[int, int]) -> Tensor:
+    """How dark the lines a few pixels wide are at each place of the coarse look, `[h, w]`, about 0 to 4.
 
-    The mean and the largest darkness of lines a few pixels wide, at each place of the coarse look, in units of the picture's
-    contrast. Only then may a crack that is thinner than a coarse pixel draw a close look.
+    The coarse look does not see them: only so may a crack that is thinner than one of its pixels draw a close look.
+    The unit is the picture's contrast.
     """
     grey = cv2.cvtColor(fine, cv2.COLOR_RGB2GRAY)
     lines = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, np.ones((5, 5), np.uint8)).astype(np.float32)
     lines /= float(grey.std()) / 2 + 8
-    mean = cv2.resize(lines, grid[::-1], interpolation=cv2.INTER_AREA)
-    softened = cv2.blur(lines, (5, 5))
-    rows, columns = fine.shape[0] // grid[0], fine.shape[1] // grid[1]
-    cut = softened[: rows * grid[0], : columns * grid[1]].reshape(grid[0], rows, grid[1], columns)
-    return torch.from_numpy(np.stack([mean, cut.max((1, 3))])).clamp(max=4)
+    return torch.from_numpy(cv2.resize(lines, grid[::-1], interpolation=cv2.INTER_AREA)).clamp(max=4)

@@ -16,7 +16,8 @@ from tocsin.models.damage.frames import batch
 from tocsin.models.damage.network import CLASSES, DAMAGES
 from tocsin.models.damage.simulation.camera import taken
 from tocsin.models.damage.simulation.flaws import FLAWS, distraction
-from tocsin.models.damage.simulation.walls import stepped, wall
+from tocsin.models.damage.simulation.near import near
+from tocsin.models.damage.simulation.walls import Canvas, stepped, wall
 from tocsin.models.damage.trunk import CELL, Seen, Trunk
 from tocsin.models.vision.picture import Picture, scaled
 
@@ -29,6 +30,10 @@ FAINT = 30
 """Pixels of drawn damage below which a picture is not used: nobody could tell."""
 STEPPED = 0.25
 """Share of drawn cracks that follow the joints of bricks."""
+NEAR = 0.33
+"""Share of drawings that show a few bricks or stones from close by."""
+GAPS = 0.75
+"""Share of the cracks in these that are deep gaps."""
 
 
 @dataclass(frozen=True)
@@ -141,18 +146,38 @@ def drawn(rng: np.random.Generator, real: Sequence[Picture] = ()) -> tuple[Pictu
     """
     while True:
         size = SHAPES[0] if rng.random() < 0.6 else SHAPES[int(rng.integers(1, len(SHAPES)))]
-        image, kind, mask = wall(rng, size, real), 0, np.zeros(size, np.float32)
-        if rng.random() < 0.5:
-            image = distraction(rng, image)
-        if rng.random() < 0.68:
-            kind = int(rng.choice([1, 2, 3], p=[0.5, 0.25, 0.25]))
-            if kind == 1 and rng.random() < STEPPED:
-                image, mask = stepped(rng, size)
-            else:
-                image, mask = FLAWS[CLASSES[kind]](rng, image, float(np.exp(rng.normal(0, 0.35))))
+        image, kind, mask = _near(rng, size) if rng.random() < NEAR else _far(rng, size, real)
         if kind and (mask > 0.3).sum() < FAINT:
             continue
         return taken(rng, image), kind, mask
+
+
+def _far(
+    rng: np.random.Generator, size: tuple[int, int], real: Sequence[Picture]
+) -> tuple[Canvas, int, NDArray[np.float32]]:
+    """A wall as `wall` draws it, its class and the damaged share of each pixel."""
+    image, kind, mask = wall(rng, size, real), 0, np.zeros(size, np.float32)
+    if rng.random() < 0.5:
+        image = distraction(rng, image)
+    if rng.random() < 0.68:
+        kind = int(rng.choice([1, 2, 3], p=[0.5, 0.25, 0.25]))
+        if kind == 1 and rng.random() < STEPPED:
+            image, mask = stepped(rng, size)
+        else:
+            image, mask = FLAWS[CLASSES[kind]](rng, image, float(np.exp(rng.normal(0, 0.35))))
+    return image, kind, mask
+
+
+def _near(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Canvas, int, NDArray[np.float32]]:
+    """A few bricks or stones from close by, their class and the damaged share of each pixel."""
+    kind = int(rng.choice(len(CLASSES), p=[0.4, 0.36, 0.12, 0.12]))
+    gap = CLASSES[kind] == "crack" and rng.random() < GAPS
+    image, mask = near(rng, size, gap=gap)
+    if not gap and rng.random() < 0.25:
+        image = distraction(rng, image)
+    if kind and not gap:
+        image, mask = FLAWS[CLASSES[kind]](rng, image, float(np.exp(rng.normal(0.2, 0.35))))
+    return image, kind, mask
 
 
 def targets(kinds: Tensor, shares: Tensor) -> Tensor:

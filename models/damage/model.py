@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tocsin.models.damage import closer
-from tocsin.models.damage.closer import Closer
 from tocsin.models.damage.config import DamageConfig
-from tocsin.models.damage.frames import CELL, Plan, batch, lost, plan
+from tocsin.models.damage.frames import CELL, Plan, batch, plan, thin
 from tocsin.models.damage.network import CLASSES, DamageNetwork, Judged
 from tocsin.models.damage.trunk import Seen, Trunk
-from tocsin.models.trained import Stored, placed, restore
+from tocsin.models.files import read_weights
+from tocsin.models.trained import WEIGHTS_FILE, Stored, fill, placed
 from tocsin.models.vision.appearance import Eye
 from tocsin.models.vision.picture import Picture, scaled
 from tocsin.operators.budget import refine
@@ -60,22 +60,22 @@ class DamageModel(Stored[DamageConfig]):
 
     Args:
         config: its encoder's version names the weights that the network was trained on.
-        network, closer: are set to evaluation mode and frozen.
+        network: is set to evaluation mode and frozen.
         trunk: of the pictures.
 
     Raises:
         ValueError: the network was trained on another encoder.
     """
 
-    def __init__(self, config: DamageConfig, network: DamageNetwork, near: Closer, trunk: Trunk) -> None:
+    def __init__(self, config: DamageConfig, network: DamageNetwork, trunk: Trunk) -> None:
         if config.encoder not in ("", trunk.version):
             raise ValueError(
                 f"the model was trained on encoder {config.encoder}, got {trunk.name} {trunk.version}; "
                 "use that one, or train the model on this one"
             )
-        self.weights = nn.ModuleDict({"network": network, "closer": near}).requires_grad_(False)
+        self.weights = nn.ModuleDict({"network": network}).requires_grad_(False)
         super().__init__(replace(config, encoder=trunk.version), self.weights, trunk.device)
-        self.network, self.closer, self.trunk = network, near, trunk
+        self.network, self.trunk = network, trunk
 
     @cached_property
     def usual(self) -> Eye | None:
@@ -109,41 +109,34 @@ class DamageModel(Stored[DamageConfig]):
             return self._found(judged.places[0], judged.pictures, (0, total))
         fine = scaled(picture, (looks.size[0] * looks.finer, looks.size[1] * looks.finer))
         if order is None:
-            order = self.confidence(judged, lost(fine, looks.grid), looks)
+            order = self.confidence(judged, thin(fine, looks.grid), looks)
         logits = [judged.pictures]
-        context = self.context(judged, looks)
 
         def look(numbers: Tensor) -> Tensor:
-            closely = self.looks(fine, looks, numbers, context)
+            closely = self.looks(fine, looks, numbers)
             logits.append(closely.pictures)
             return closely.places
 
-        size = looks.grid[0] * looks.finer, looks.grid[1] * looks.finer
-        places = refine(closer.enlarged(judged.places[0], size), order, looks.corners, look, count=count)
+        places = refine(self.enlarged(judged, looks), order, looks.corners, look, count=count)
         return self._found(places, torch.cat(logits), (min(count, total), total))
 
-    def confidence(self, judged: Judged, unseen: Tensor, looks: Plan) -> Tensor:
-        """How sure the coarse look is of each patch, `[P]`."""
+    def confidence(self, judged: Judged, lines: Tensor, looks: Plan) -> Tensor:
+        """How sure it is that a close look at each patch would find nothing, `[P]`; `lines` are those of `frames.thin`."""
         side = looks.side[0] // looks.finer, looks.side[1] // looks.finer
-        unsure = self.closer.unsure(judged.features, judged.places, unseen[None].to(self.trunk.device))[0]
-        return closer.confidence(unsure, looks.corners // looks.finer, side).cpu()
+        suspects = closer.suspect(judged.places[0], lines.to(self.trunk.device))
+        return closer.confidence(suspects, looks.corners // looks.finer, side).cpu()
 
-    def context(self, judged: Judged, looks: Plan) -> Tensor:
-        """The patches of the coarse look, `[P, C]`."""
-        side = looks.side[0] // looks.finer, looks.side[1] // looks.finer
-        return closer.patches(judged.features[0], looks.corners // looks.finer, side)
+    def enlarged(self, judged: Judged, looks: Plan) -> Tensor:
+        """The logits of the coarse look at the places of the close one, `[3, h, w]`."""
+        return closer.enlarged(judged.places[0], (looks.grid[0] * looks.finer, looks.grid[1] * looks.finer))
 
-    @torch.inference_mode()
-    def looks(self, fine: Picture, looks: Plan, numbers: Tensor, context: Tensor) -> Judged:
+    def looks(self, fine: Picture, looks: Plan, numbers: Tensor) -> Judged:
         """Look closely at patches of a picture in the size of the close look."""
         rows, columns = (CELL * n for n in looks.side)
         parts = []
         for some in numbers.split(TOGETHER):
             cut = [fine[y : y + rows, x : x + columns] for y, x in (CELL * looks.corners[some]).tolist()]
-            _, judged = self.judge(batch(cut))
-            features = self.closer.context(judged.features, context)
-            places = self.network.place(features)
-            parts.append(Judged(places, self.network.pooled(places), features))
+            parts.append(self.judge(batch(cut))[1])
         return Judged(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def _found(self, places: Tensor, pictures: Tensor, looks: tuple[int, int]) -> Finding:
@@ -160,6 +153,10 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> DamageModel:
         ValueError: the model was trained on another encoder than the one found here.
     """
     config = DamageConfig.load(Path(directory))
-    model = DamageModel(config, DamageNetwork(config.network), Closer(config.network.width), Trunk(placed(device)))
-    restore(model.weights, Path(directory))
+    model = DamageModel(config, DamageNetwork(config.network), Trunk(placed(device)))
+    weights = read_weights(Path(directory) / WEIGHTS_FILE)
+    # Earlier versions also learned the order and the context of close looks.
+    fill(
+        model.weights, {name: part for name, part in weights.items() if not name.startswith("closer.")}, Path(directory)
+    )
     return model

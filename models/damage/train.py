@@ -1,4 +1,4 @@
-"""Training: the network on augmented and simulated pictures, then the closer looks on simulated frames."""
+"""Training of the network on augmented and simulated pictures."""
 
 from __future__ import annotations
 
@@ -34,23 +34,19 @@ class Recipe:
         noise: deviation of the factor that each channel of tokens is multiplied by.
         places: weight of the places' loss beside that of whole pictures.
         real: weight of each real collection where the simulation has 1.
-        frames: simulated frames for the closer looks.
-        closer_steps: optimizer steps for them.
         robust: how labels of real pictures that may be wrong are trained on; None: as if all were right.
     """
 
     drawn: int = 3600
     copies: int = 10
     most: int = 1400
-    steps: int = 700
+    steps: int = 250
     pictures: int = 24
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     noise: float = 0.1
     places: float = 1.0
-    real: float = 0.35
-    frames: int = 200
-    closer_steps: int = 300
+    real: float = 0.25
     robust: Robust | None = None
 
 
@@ -74,7 +70,7 @@ def fit(
     _scale(network, rng, lessons, weights)
     network.train()
     labels = _labels(lessons, recipe.robust, recipe.steps) if recipe.robust else None
-    sources = _by_label(lessons, "source")
+    sources = _by_label(lessons, "source") if labels else None
     optimization = Optimization(
         network,
         steps=recipe.steps,
@@ -84,7 +80,7 @@ def fit(
     )
     for number in range(recipe.steps):
         right = labels.right if labels and labels.judged else None
-        often = _often(labels, sources) if labels else None
+        often = _often(labels, sources) if labels and sources is not None else None
         seen, kinds, shares, at = sampled(rng, lessons, weights, recipe.pictures, often=often)
         judged = network(_noisy(seen, recipe.noise))
         of_pictures = labels.loss(at, F.log_softmax(judged.pictures, 1)).mean() if labels else None

@@ -36,7 +36,6 @@ def test_a_model_is_trained_on_pictures_and_drawings_and_judges_pictures(
     monkeypatch.chdir(tmp_path)
     for name in ("VALIDATION", "USUAL"):
         monkeypatch.setattr(module, name, 2)
-    monkeypatch.setattr("tocsin.models.damage.closer_train.SIZES", ((544, 960),))
     monkeypatch.setattr("tocsin.models.damage.train.Recipe.copies", 1)
     data = pictures(tmp_path / "walls", 6)
     command = ["--set", "mlflow.enabled=false", "train", "damage", "--data", str(data), "--data", "sim", "--json"]
@@ -44,10 +43,10 @@ def test_a_model_is_trained_on_pictures_and_drawings_and_judges_pictures(
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["model"] == "model" and 0 <= said["seeds"][0]["macro_f1"] <= 1
     model = load(tmp_path / "model", "cpu")
-    assert model.config.appearance is not None and model.parameters == 42_427
+    assert model.config.appearance is not None and model.parameters == 31_362
     command = ["evaluate", "damage", "--data", str(data), "--model", "model", "--force", "--json"]
     told = json.loads(CliRunner().invoke(app, command, catch_exceptions=False).stdout)
-    assert told["counted"]["pictures"] == 6 and told["figures"]["parameters"] == 42_427
+    assert told["counted"]["pictures"] == 6 and told["figures"]["parameters"] == 31_362
     assert told["parts"]["classes"].keys() <= set(CLASSES)
     refused = CliRunner().invoke(app, [*command, "--budget", "2"])
     assert refused.exit_code and "--budget: expected a share from 0 to 1, got 2.0" in str(refused.exception)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tocsin.models.damage import closer
-from tocsin.models.damage.closer import Closer
 from tocsin.models.damage.config import DamageConfig
 from tocsin.models.damage.evaluate import figures, macro_f1, verdicts
-from tocsin.models.damage.frames import batch, lost, plan
+from tocsin.models.damage.frames import batch, plan, thin
 from tocsin.models.damage.model import DamageModel, load
 from tocsin.models.damage.network import CLASSES, DamageNetwork, NetworkConfig, relief
 from tocsin.models.damage.pictures import held_back, labelled
@@ -34,9 +34,7 @@ def model(trunk: Trunk) -> DamageModel:
     """A model that was not trained, with small looks so that a test is quick."""
     torch.manual_seed(0)
     config = DamageConfig(small=64 * 64, large=96 * 96, budget=0.5)
-    near = Closer(config.network.width)
-    torch.nn.init.normal_(near.context.out.weight, std=0.1)
-    return DamageModel(config, DamageNetwork(config.network), near, trunk)
+    return DamageModel(config, DamageNetwork(config.network), trunk)
 
 
 def picture(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -84,7 +82,7 @@ def test_a_budget_of_everything_is_the_full_pass(model: DamageModel) -> None:
     assert (looks.finer, len(looks.corners)) == (4, 4)
     _, judged = model.judge(batch([scaled(image, looks.size)]))
     fine = scaled(image, (4 * looks.size[0], 4 * looks.size[1]))
-    close = model.looks(fine, looks, torch.arange(len(looks.corners)), model.context(judged, looks))
+    close = model.looks(fine, looks, torch.arange(len(looks.corners)))
     coarse = closer.enlarged(judged.places[0], (4 * looks.grid[0], 4 * looks.grid[1]))
     whole = blend(coarse, close.places, looks.corners).sigmoid()
     found = model(image, budget=1.0)
@@ -121,9 +119,17 @@ def test_relief_does_not_know_light_nor_contrast() -> None:
 def test_thin_lines_are_known_to_be_lost() -> None:
     wall = np.full((256, 256, 3), 150, np.uint8)
     wall[100:102, 128:] = 20
-    unseen = lost(wall, (8, 8))
-    assert unseen.shape == (2, 8, 8)
-    assert bool((unseen[1, 3, 4:] > 1).all()) and float(unseen[1, :3].max()) == 0 and float(unseen[1, 3, :3].max()) == 0
+    unseen = thin(wall, (8, 8))
+    assert unseen.shape == (8, 8)
+    assert bool((unseen[3, 4:] > 0.1).all()) and float(unseen[:3].max()) == 0 and float(unseen[3, :3].max()) == 0
+
+
+def test_close_looks_go_first_where_the_coarse_one_suspects_damage_or_thin_lines_are_strong() -> None:
+    places, lines = torch.full((3, 8, 8), -3.0), torch.zeros(8, 8)
+    places[1, 5, 6], lines[1, 1] = 4.0, 0.6
+    corners = torch.tensor([[0, 0], [0, 4], [4, 0], [4, 4]])
+    sure = closer.confidence(closer.suspect(places, lines), corners, (4, 4))
+    assert {*sure.argsort().tolist()[:2]} == {0, 3} and float(sure[1]) == pytest.approx(float(sure[2]))
 
 
 def test_it_is_stored_whole_and_another_encoder_is_refused(model: DamageModel, trunk: Trunk, tmp_path: Path) -> None:
@@ -131,8 +137,11 @@ def test_it_is_stored_whole_and_another_encoder_is_refused(model: DamageModel, t
     other, image = load(tmp_path, "cpu"), picture(300, 400)
     assert other.config == model.config and other.parameters == model.parameters
     np.testing.assert_array_equal(other(image).places, model(image).places)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(weights | {"closer.shift": torch.zeros(1)}, tmp_path / "model.safetensors")  # as earlier versions stored
+    assert load(tmp_path, "cpu").parameters == model.parameters
     with pytest.raises(ValueError, match="the model was trained on encoder 0123, got efficientnet-lite0-stride16"):
-        DamageModel(DamageConfig(encoder="0123"), model.network, model.closer, trunk)
+        DamageModel(DamageConfig(encoder="0123"), model.network, trunk)
 
 
 def test_the_baseline_has_no_mechanism_and_gates_can_be_left_out(trunk: Trunk) -> None:

@@ -9,6 +9,7 @@ from tocsin.models.damage.lessons import FAINT, SHAPES, drawn
 from tocsin.models.damage.simulation.camera import taken
 from tocsin.models.damage.simulation.flaws import FLAWS, distraction
 from tocsin.models.damage.simulation.frames import frame
+from tocsin.models.damage.simulation.near import near
 from tocsin.models.damage.simulation.walls import mosaic, stepped, wall
 from tocsin.models.damage.simulation.watch import Watch
 
@@ -32,6 +33,18 @@ def test_a_gap_along_joints_is_darker_than_its_wall() -> None:
         (image[mask > 0.7].mean(), image[mask < 0.05].mean()) for image, mask in found if (mask > 0.7).sum() > FAINT
     ]
     assert len(seen) > 2 and all(gap < around for gap, around in seen)
+
+
+def test_a_gap_in_masonry_from_close_by_is_dark_and_without_one_nothing_is_damaged() -> None:
+    rng = np.random.default_rng(0)
+    for size in ((224, 224), (112, 448)):
+        image, mask = near(rng, size, gap=False)
+        assert image.shape == (*size, 3) and mask.shape == size and not mask.any()
+    found = [near(rng, (224, 224), gap=True) for _ in range(8)]
+    seen = [
+        (image[mask > 0.9].mean(), image[mask < 0.05].mean()) for image, mask in found if (mask > 0.9).sum() > FAINT
+    ]
+    assert len(seen) > 5 and all(gap < 0.5 * around for gap, around in seen)
 
 
 def test_most_of_what_is_harmless_changes_the_picture_too() -> None:
