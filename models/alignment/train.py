@@ -28,7 +28,7 @@ class Recipe:
         near: pixels by which the second frame, brought over the first, is off when the fine level is trained.
     """
 
-    steps: int = 1500
+    steps: int = 4000
     pairs: int = 3
     size: tuple[int, int] = (160, 208)
     learning_rate: float = 2e-3
