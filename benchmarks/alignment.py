@@ -23,7 +23,7 @@ from tocsin.models.alignment import evaluate, watch
 from tocsin.models.alignment.baselines import BASELINES
 from tocsin.models.alignment.domain import PUSHED, RIGS
 from tocsin.models.alignment.evaluate import Case, Grey, Score
-from tocsin.models.alignment.geometry import Matrix, drawn, scaled
+from tocsin.models.alignment.geometry import Matrix, distance, drawn, scaled
 from tocsin.models.alignment.model import AlignmentModel, grey, load
 from tocsin.models.alignment.simulation.rig import Move, Rig
 from tocsin.models.vision.picture import decode
@@ -105,11 +105,13 @@ def watched(model: AlignmentModel, hours: float) -> None:
     for seed in RIGS:
         pairs = int(hours * 3600 / EVERY_S)
         push, state, rings, standing, sure = int(PUSH_AT * pairs), watch.blank(model.config.watch), [], False, 0
+        wrong = 0
         for number, sight in enumerate(Rig(seed, pairs=pairs, every=EVERY_S, moves=[Move(push, PUSHED)])):
             found = model.align(sight.first, sight.second)
             if found.confidence < model.config.watch.confident:
                 continue
             sure += 1
+            wrong += distance(found.homography, sight.homography, model.size) > evaluate.RIGHT
             verdict, state = watch.step(state, found.homography, model.size, model.config.watch)
             if verdict.moved is not None:
                 if verdict.moved > LIMIT and not standing:
@@ -117,7 +119,8 @@ def watched(model: AlignmentModel, hours: float) -> None:
                 standing = verdict.moved > (0.6 if standing else 1) * LIMIT
         late = next((ring - push for ring in rings if ring >= push), None)
         print(
-            f"rig {seed}: {sum(r < push for r in rings)} false, found after {late} pairs, confident {sure / pairs:.2f}"
+            f"rig {seed}: {sum(r < push for r in rings)} false, found after {late} pairs, confident {sure / pairs:.2f}, "
+            f"of these wrong {wrong / max(sure, 1):.3f}"
         )
 
 
