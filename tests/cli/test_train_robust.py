@@ -62,7 +62,7 @@ def test_the_recipe_of_a_camera_reaches_its_training(
         monkeypatch.setattr(f"{where}.model.Eyes", lambda config: None)
     else:
         monkeypatch.setattr(f"{where}.domain._folders", lambda run: [])
-        monkeypatch.setattr(f"{where}.domain._lessons", lambda *given: ([], [], [], []))
+        monkeypatch.setattr(f"{where}.domain._lessons", lambda *given: ([], [], []))
     for more in ((), ("--robust",)):
         assert isinstance(train(domain, "sim", *more).exception, KeyError)
     assert [(recipe.robust, recipe.steps) for recipe in recipes] == [(None, 4), (expected, 4)]
