@@ -57,5 +57,5 @@ class AlignmentConfig:
             return cls(network=network, watch=watch, **rest)
         except (AttributeError, TypeError) as reason:
             raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; is it an alignment model's? train the model again"
+                f"{directory / CONFIG_FILE}: {reason}; expected the config of an alignment model; train the model again"
             ) from None

@@ -52,5 +52,5 @@ class DamageConfig:
             return cls(network=NetworkConfig(**network), appearance=Appearance.of(**usual) if usual else None, **stored)
         except (AttributeError, TypeError) as reason:
             raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; is it a damage model's? train the model again"
+                f"{directory / CONFIG_FILE}: {reason}; expected the config of a damage model; train the model again"
             ) from None

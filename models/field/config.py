@@ -52,4 +52,6 @@ class FieldConfig:
             values |= {name: tuple(values[name]) for name in ("widen", "power")}
             return cls(**values, size=size)
         except (KeyError, TypeError) as reason:
-            raise ValueError(f"{directory / CONFIG_FILE}: {reason}; is it a field model's?") from None
+            raise ValueError(
+                f"{directory / CONFIG_FILE}: {reason}; expected the config of a field model; train the model again"
+            ) from None

@@ -56,4 +56,6 @@ class IrradianceConfig:
             size = NetworkSize(**values.pop("size"))
             return cls(**values, size=size)
         except (KeyError, TypeError) as reason:
-            raise ValueError(f"{directory / CONFIG_FILE}: {reason}; is it an irradiance model's?") from None
+            raise ValueError(
+                f"{directory / CONFIG_FILE}: {reason}; expected the config of an irradiance model; train the model again"
+            ) from None

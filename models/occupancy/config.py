@@ -79,7 +79,9 @@ class OccupancyConfig:
             values["plain"] = Plain(**{name: tuple(given) for name, given in values.get("plain", {}).items()})
             return cls(**values, network=network)
         except (KeyError, TypeError) as reason:
-            raise ValueError(f"{directory / CONFIG_FILE}: {reason}; is it an occupancy model's?") from None
+            raise ValueError(
+                f"{directory / CONFIG_FILE}: {reason}; expected the config of an occupancy model; train the model again"
+            ) from None
 
     def save(self, directory: Path) -> None:
         """Write `config.json` into `directory`."""

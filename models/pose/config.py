@@ -43,5 +43,5 @@ class PoseConfig:
             return cls(**values, network=NetworkConfig(**sizes))
         except (AttributeError, KeyError, TypeError) as reason:
             raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; is it a pose model's? train the model again"
+                f"{directory / CONFIG_FILE}: {reason}; expected the config of a pose model; train the model again"
             ) from None

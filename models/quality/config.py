@@ -56,4 +56,6 @@ class QualityConfig:
             sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored}
             return cls(**values, faults=Faults(**sizes))
         except (AttributeError, KeyError, TypeError) as reason:
-            raise ValueError(f"{directory / CONFIG_FILE}: {reason}; is it a quality model's?") from None
+            raise ValueError(
+                f"{directory / CONFIG_FILE}: {reason}; expected the config of a quality model; train the model again"
+            ) from None

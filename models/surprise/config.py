@@ -86,5 +86,5 @@ class SurpriseConfig:
             )
         except (AttributeError, TypeError) as reason:
             raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; is it a surprise model's? train the model again"
+                f"{directory / CONFIG_FILE}: {reason}; expected the config of a surprise model; train the model again"
             ) from None

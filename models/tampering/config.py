@@ -46,5 +46,5 @@ class TamperingConfig:
             return cls(network=NetworkConfig(**network), memory=memory, **stored)
         except (AttributeError, TypeError) as reason:
             raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; is it a tampering model's? train the model again"
+                f"{directory / CONFIG_FILE}: {reason}; expected the config of a tampering model; train the model again"
             ) from None

@@ -180,5 +180,5 @@ class TouchConfig:
             return cls(**{name: value and parts[name](**value) for name, value in stored.items()})
         except (KeyError, TypeError) as reason:
             raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; is it a touch model's? train the model again"
+                f"{directory / CONFIG_FILE}: {reason}; expected the config of a touch model; train the model again"
             ) from None

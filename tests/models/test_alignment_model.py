@@ -86,7 +86,7 @@ def test_a_model_is_saved_and_loaded_whole(model: AlignmentModel, scenes: list[n
     assert np.array_equal(again.homography, found.homography) and again.confidence == found.confidence
     assert (tmp_path / "model.safetensors").stat().st_size < 5_000_000
     (tmp_path / "config.json").write_text('{"other": 1}')
-    with pytest.raises(ValueError, match="is it an alignment model's"):
+    with pytest.raises(ValueError, match="expected the config of an alignment model"):
         AlignmentConfig.load(tmp_path)
 
 

@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="threshold of 1"):
         OccupancyConfig(threshold=1)
     (tmp_path / CONFIG_FILE).write_text(json.dumps({"window": 60}))
-    with pytest.raises(ValueError, match="is it an occupancy model's"):
+    with pytest.raises(ValueError, match="expected the config of an occupancy model"):
         OccupancyConfig.load(tmp_path)
 
 
