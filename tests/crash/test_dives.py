@@ -120,14 +120,17 @@ def _see(film: Film, skipped: Mapping[int, Sequence[range]]) -> None:
 
 
 def _followed(table: pl.DataFrame, said: Sequence[Alert]) -> None:
-    """Check that there is an alert where an event begins or ends in the table, and a file every `KEEP_EVERY` frames of one."""
+    """Check that there is an alert where an event is not known yet, and a file every `KEEP_EVERY` frames of any event."""
     edges, kept = Counter[tuple[str, str, int]](), set[tuple[str, int]]()
     for (camera,), frames in table.sort("sequence").group_by("camera", maintain_order=True):
         run, standing = 0, False
-        for sequence, novel, score, level in frames.select("sequence", "novel", "score", "level").iter_rows():
-            if novel != standing:
-                edges[str(camera), "raised" if novel else "cleared", sequence] += 1
-                standing = novel
+        columns = frames.select("sequence", "novel", "again", "score", "level")
+        for sequence, novel, again, score, level in columns.iter_rows():
+            new = again is False
+            if new != standing:
+                edges[str(camera), "raised" if new else "cleared", sequence] += 1
+                standing = new
+            assert again is None or novel or run  # an event that ends at once is decided in the frame after it
             # The first frame after a lapse has no score, and a lapse ends an event.
             assert not novel if score is None else score > level or not novel or run
             if novel and run % KEEP_EVERY == 0:
