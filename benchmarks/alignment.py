@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -69,17 +70,17 @@ def compared(model: AlignmentModel, sets: Sequence[Sequence[Case]]) -> None:
         errors = [[float(np.median(of(found))) for found in scores[name]] for name in methods]
         within = [[float(np.mean(np.array(of(found)) <= 2)) for found in scores[name]] for name in [*methods][:2]]
         print(f"| {kind} |", " | ".join(map(_spread, [*errors, *within])), "|")
-    pairs = [
-        (ours, theirs)
-        for a, b in zip(scores["model"], scores["SIFT + RANSAC"], strict=True)
-        for ours, theirs in zip(a, b, strict=True)
-    ]
-    failed = np.array([ours.error for ours, theirs in pairs if theirs.error > evaluate.RIGHT])
-    sure = [ours.error <= evaluate.RIGHT for ours, _ in pairs if ours.confidence >= model.config.watch.confident]
-    print(
-        f"where SIFT fails ({len(failed)} of {len(pairs)}): median {np.median(failed):.2f}, within 2 px {np.mean(failed <= 2):.2f}"
+    print(relied_on(model, [*chain(*scores["model"])], [*chain(*scores["SIFT + RANSAC"])]))
+
+
+def relied_on(model: AlignmentModel, ours: Sequence[Score], theirs: Sequence[Score]) -> str:
+    """How a model does where SIFT fails, and how far its confidence can be trusted."""
+    failed = np.array([s.error for s, other in zip(ours, theirs, strict=True) if other.error > evaluate.RIGHT])
+    sure = [s.error <= evaluate.RIGHT for s in ours if s.confidence >= model.config.watch.confident]
+    return (
+        f"where SIFT fails ({len(failed)} of {len(ours)}): median {np.median(failed):.2f}, within 2 px "
+        f"{np.mean(failed <= 2):.2f}; confident {len(sure) / len(ours):.2f}, of these within 3 px {np.mean(sure):.2f}"
     )
-    print(f"confident {len(sure) / len(pairs):.2f}, of these within 3 px {np.mean(sure):.2f}")
 
 
 def over_models(models: Sequence[AlignmentModel], cases: Sequence[Case]) -> None:
@@ -92,12 +93,7 @@ def over_models(models: Sequence[AlignmentModel], cases: Sequence[Case]) -> None
         medians, within = [float(np.median(e)) for e in errors], [float(np.mean(e <= 2)) for e in errors]
         print(f"| {kind} | {_spread(medians)} | {_spread(within)} |")
     for number, (model, found) in enumerate(zip(models, scores, strict=True)):
-        failed = [s.error for s, other in zip(found, by_sift, strict=True) if other.error > evaluate.RIGHT]
-        sure = [s.error <= evaluate.RIGHT for s in found if s.confidence >= model.config.watch.confident]
-        print(
-            f"model {number}: where SIFT fails {np.median(failed):.2f}, confident {len(sure) / len(found):.2f}, "
-            f"of these within 3 px {np.mean(sure):.2f}"
-        )
+        print(f"model {number}: {relied_on(model, found, by_sift)}")
 
 
 def watched(model: AlignmentModel, hours: float) -> None:
@@ -105,7 +101,7 @@ def watched(model: AlignmentModel, hours: float) -> None:
     for seed in RIGS:
         pairs = int(hours * 3600 / EVERY_S)
         push, state, rings, standing, sure = int(PUSH_AT * pairs), watch.blank(model.config.watch), [], False, 0
-        wrong = 0
+        wrong = 0  # of the confident pairs
         for number, sight in enumerate(Rig(seed, pairs=pairs, every=EVERY_S, moves=[Move(push, PUSHED)])):
             found = model.align(sight.first, sight.second)
             if found.confidence < model.config.watch.confident:

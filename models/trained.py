@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,6 +18,21 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 S = TypeVar("S")
+
+
+@contextmanager
+def config_of(model: str, directory: Path) -> Iterator[None]:
+    """Name the file and the model where a config has settings of another one.
+
+    Raises:
+        ValueError: a setting is missing, unknown or not possible.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as reason:
+        raise ValueError(
+            f"{directory / CONFIG_FILE}: {reason}; expected the config of {model}; train the model again"
+        ) from None
 
 
 class Stored(Generic[S]):

@@ -9,7 +9,7 @@ from typing import Any
 from tocsin.models import files
 from tocsin.models.alignment.network import NetworkConfig
 from tocsin.models.alignment.watch import WatchConfig
-from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.trained import CONFIG_FILE, config_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +49,9 @@ class AlignmentConfig:
             ValueError: the file has unknown settings.
         """
         stored = files.read_json(directory / CONFIG_FILE)
-        try:
+        with config_of("an alignment model", directory):
             network, watch = NetworkConfig(**stored.pop("network", {})), WatchConfig(**stored.pop("watch", {}))
             rest: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
             }
             return cls(network=network, watch=watch, **rest)
-        except (AttributeError, TypeError) as reason:
-            raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; expected the config of an alignment model; train the model again"
-            ) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tocsin.models import files
 from tocsin.models.damage.network import NetworkConfig
-from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.trained import CONFIG_FILE, config_of
 from tocsin.models.vision.appearance import Appearance
 
 
@@ -44,13 +44,9 @@ class DamageConfig:
             ValueError: the file has unknown settings.
         """
         stored = files.read_json(directory / CONFIG_FILE)
-        try:
+        with config_of("a damage model", directory):
             network = {**stored.pop("network", {})}
             if "sizes" in network:
                 network["sizes"] = tuple(network["sizes"])
             usual = stored.pop("appearance", None)
             return cls(network=NetworkConfig(**network), appearance=Appearance.of(**usual) if usual else None, **stored)
-        except (AttributeError, TypeError) as reason:
-            raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; expected the config of a damage model; train the model again"
-            ) from None

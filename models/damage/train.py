@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def fit(
     _scale(network, rng, lessons, weights)
     network.train()
     labels = _labels(lessons, recipe.robust, recipe.steps) if recipe.robust else None
-    sources = _by_label(lessons, "source") if labels else None
+    often = partial(_often, labels, _by_label(lessons, "source")) if labels else lambda: None
     optimization = Optimization(
         network,
         steps=recipe.steps,
@@ -80,8 +81,7 @@ def fit(
     )
     for number in range(recipe.steps):
         right = labels.right if labels and labels.judged else None
-        often = _often(labels, sources) if labels and sources is not None else None
-        seen, kinds, shares, at = sampled(rng, lessons, weights, recipe.pictures, often=often)
+        seen, kinds, shares, at = sampled(rng, lessons, weights, recipe.pictures, often=often())
         judged = network(_noisy(seen, recipe.noise))
         of_pictures = labels.loss(at, F.log_softmax(judged.pictures, 1)).mean() if labels else None
         total = loss(

@@ -9,7 +9,7 @@ from typing import Any
 from tocsin.models import files
 from tocsin.models.field.hall import KINDS
 from tocsin.models.field.network import NETWORKS, NetworkSize
-from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.trained import CONFIG_FILE, config_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,7 @@ class FieldConfig:
             ValueError: a setting is missing, unknown or not possible.
         """
         values: dict[str, Any] = files.read_json(directory / CONFIG_FILE)
-        try:
+        with config_of("a field model", directory):
             size = NetworkSize(**values.pop("size"))
             values |= {name: tuple(values[name]) for name in ("widen", "power")}
             return cls(**values, size=size)
-        except (KeyError, TypeError) as reason:
-            raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; expected the config of a field model; train the model again"
-            ) from None

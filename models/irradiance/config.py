@@ -9,7 +9,7 @@ from typing import Any
 from tocsin.models import files
 from tocsin.models.irradiance.features import STEPS
 from tocsin.models.irradiance.network import KINDS, NetworkSize
-from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.trained import CONFIG_FILE, config_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +52,6 @@ class IrradianceConfig:
             ValueError: a setting is missing, unknown or not possible.
         """
         values: dict[str, Any] = files.read_json(directory / CONFIG_FILE)
-        try:
+        with config_of("an irradiance model", directory):
             size = NetworkSize(**values.pop("size"))
             return cls(**values, size=size)
-        except (KeyError, TypeError) as reason:
-            raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; expected the config of an irradiance model; train the model again"
-            ) from None

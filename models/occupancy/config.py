@@ -10,7 +10,7 @@ from tocsin.models import files
 from tocsin.models.occupancy.bounds import Bounds
 from tocsin.models.occupancy.features import CLOCK, CO2, FEATURES
 from tocsin.models.occupancy.plain import Plain
-from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.trained import CONFIG_FILE, config_of
 
 RELEASE = 0.7
 """A room stays occupied until its probability falls below this share of its threshold."""
@@ -72,16 +72,12 @@ class OccupancyConfig:
             ValueError: a setting is missing, unknown or contradicts another.
         """
         values: dict[str, Any] = files.read_json(directory / CONFIG_FILE)
-        try:
+        with config_of("an occupancy model", directory):
             network = NetworkSize(**values.pop("network"))
             values |= {name: tuple(values[name]) for name in ("features", "mean", "scale")}
             values["bounds"] = {name: (low, high) for name, (low, high) in values.get("bounds", {}).items()}
             values["plain"] = Plain(**{name: tuple(given) for name, given in values.get("plain", {}).items()})
             return cls(**values, network=network)
-        except (KeyError, TypeError) as reason:
-            raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; expected the config of an occupancy model; train the model again"
-            ) from None
 
     def save(self, directory: Path) -> None:
         """Write `config.json` into `directory`."""

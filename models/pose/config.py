@@ -8,7 +8,7 @@ from typing import Any
 
 from tocsin.models import files
 from tocsin.models.pose.network import NetworkConfig
-from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.trained import CONFIG_FILE, config_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +36,8 @@ class PoseConfig:
             ValueError: a setting is missing or unknown.
         """
         values: dict[str, Any] = files.read_json(directory / CONFIG_FILE)
-        try:
+        with config_of("a pose model", directory):
             sizes: dict[str, Any] = {
                 name: tuple(v) if isinstance(v, list) else v for name, v in values.pop("network").items()
             }
             return cls(**values, network=NetworkConfig(**sizes))
-        except (AttributeError, KeyError, TypeError) as reason:
-            raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; expected the config of a pose model; train the model again"
-            ) from None

@@ -8,7 +8,7 @@ from typing import Any
 
 from tocsin.models import files
 from tocsin.models.quality.faults import Faults
-from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.trained import CONFIG_FILE, config_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +51,7 @@ class QualityConfig:
             ValueError: a setting is missing, unknown or not possible.
         """
         values: dict[str, Any] = files.read_json(directory / CONFIG_FILE)
-        try:
+        with config_of("a quality model", directory):
             stored = values.pop("faults").items()
             sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored}
             return cls(**values, faults=Faults(**sizes))
-        except (AttributeError, KeyError, TypeError) as reason:
-            raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; expected the config of a quality model; train the model again"
-            ) from None

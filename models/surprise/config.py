@@ -11,7 +11,7 @@ from tocsin.models import files
 from tocsin.models.surprise.detector import DetectorConfig
 from tocsin.models.surprise.network import NetworkConfig
 from tocsin.models.surprise.triage import TriageConfig
-from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.trained import CONFIG_FILE, config_of
 from tocsin.models.vision.appearance import Appearance
 from tocsin.models.vision.encoder import DEFAULT
 
@@ -80,11 +80,7 @@ class SurpriseConfig:
             "triage": TriageConfig,
             "appearance": Appearance.of,
         }
-        try:
+        with config_of("a surprise model", directory):
             return cls(
                 **{name: parts[name](**value) if name in parts and value else value for name, value in stored.items()}
             )
-        except (AttributeError, TypeError) as reason:
-            raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; expected the config of a surprise model; train the model again"
-            ) from None

@@ -9,7 +9,7 @@ from typing import Any
 from tocsin.models import files
 from tocsin.models.tampering.memory import MemoryConfig
 from tocsin.models.tampering.network import NetworkConfig
-from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.trained import CONFIG_FILE, config_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +38,9 @@ class TamperingConfig:
             ValueError: the file has unknown settings.
         """
         stored = files.read_json(directory / CONFIG_FILE)
-        try:
+        with config_of("a tampering model", directory):
             network: dict[str, Any] = {
                 name: tuple(v) if isinstance(v, list) else v for name, v in stored.pop("network", {}).items()
             }
             memory = MemoryConfig(**stored.pop("memory", {}))
             return cls(network=NetworkConfig(**network), memory=memory, **stored)
-        except (AttributeError, TypeError) as reason:
-            raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; expected the config of a tampering model; train the model again"
-            ) from None

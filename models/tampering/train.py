@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tocsin.models.attempts import Fitted
+from tocsin.models.attempts import Fitted, Report
 from tocsin.models.tampering.config import TamperingConfig
 from tocsin.models.tampering.evaluate import Scored, figures, rung
 from tocsin.models.tampering.interval import Interval
@@ -21,8 +21,6 @@ from tocsin.models.tampering.samples import CLEAN, UNSURE, Series, evidence, tar
 from tocsin.models.tampering.simulation.attacks import KINDS
 from tocsin.models.training import Optimization, begin
 
-Report = Callable[[int, float], None]
-"""Called with each step and its loss."""
 LEVELS = 0.5, 0.99
 """The lowest and the highest level that is chosen."""
 

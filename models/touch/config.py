@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tocsin.models import files
-from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.trained import CONFIG_FILE, config_of
 from tocsin.models.vision.appearance import Appearance
 from tocsin.models.vision.encoder import DEFAULT
 
@@ -174,11 +174,7 @@ class TouchConfig:
             "reach": ReachConfig,
             "appearance": Appearance.of,
         }
-        try:
+        with config_of("a touch model", directory):
             if "reach" in stored:
                 stored["reach"] = stored["reach"] | {"decode": DecodeConfig(**stored["reach"]["decode"])}
             return cls(**{name: value and parts[name](**value) for name, value in stored.items()})
-        except (KeyError, TypeError) as reason:
-            raise ValueError(
-                f"{directory / CONFIG_FILE}: {reason}; expected the config of a touch model; train the model again"
-            ) from None

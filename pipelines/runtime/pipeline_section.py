@@ -66,7 +66,7 @@ class PipelineSettings(Section):
             continues.
     """
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     factory: str = ""
     model: str | None = None

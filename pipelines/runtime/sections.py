@@ -109,7 +109,7 @@ class KafkaSettings(Section):
         socks5_proxy: the old name of `proxy_url`.
     """
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow")
 
     client: Literal["librdkafka", "kafka-python"] | None = None
     bootstrap_servers: str = "localhost:9092"
@@ -312,7 +312,7 @@ class SinkSettings(Section):
         sink: `module:Class`, or the name under which an installed package offers it.
     """
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow")
 
     sink: str
 
